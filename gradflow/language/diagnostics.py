@@ -1,0 +1,96 @@
+"""Diagnostics as data: what is wrong, where, why, and how to mend it.
+
+Wording is made where the mistake is found; how it looks on a screen, as JSON or as SARIF is `printer.py`'s business. Every code has
+a page in `gradflow/language/codes.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from gradflow.language.source import Span
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace the text of `span` by `text`."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """A secondary place and what to say about it."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One mistake (or warning): `code` starts with E or W; `label` stands beside the carets; `edits` are machine-applicable."""
+
+    code: str
+    message: str
+    span: Span
+    label: str = ""
+    secondary: tuple[Label, ...] = ()
+    why: str = ""
+    fix: str = ""
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def severity(self) -> str:
+        return "error" if self.code.startswith("E") else "warning"
+
+
+class GradflowError(Exception):
+    """The one public error of the language and its compiler: carries the diagnostics that made it fail."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]):
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(f"{d.span}: {d.severity}[{d.code}]: {d.message}" for d in self.diagnostics))
+
+
+class Mistake(Exception):
+    """One diagnostic on its way up to the place that collects them. Never leaves the compiler."""
+
+    def __init__(self, diagnostic: Diagnostic):
+        self.diagnostic = diagnostic
+        super().__init__(diagnostic.message)
+
+
+def mistake(code: str, span: Span, message: str, **rest: object) -> Mistake:
+    return Mistake(Diagnostic(code, message, span, **rest))  # type: ignore[arg-type]
+
+
+@dataclass
+class Report:
+    """Collects diagnostics; the checker goes on after an error and reports all of them, each once."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        key = (diagnostic.code, diagnostic.span, diagnostic.message)
+        if all((d.code, d.span, d.message) != key for d in self.diagnostics):
+            self.diagnostics.append(diagnostic)
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        return [d for d in self.diagnostics if d.severity == "error"]
+
+    def sorted(self) -> list[Diagnostic]:
+        return sorted(self.diagnostics, key=lambda d: (d.span.file, d.span.offset, d.code))
+
+    def raise_errors(self) -> None:
+        if self.errors:
+            raise GradflowError(self.sorted())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean `x`?`, or nothing: the suggestion that follows an unknown name."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else ""
