@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from lark import Lark, Token, Transformer, v_args
+from lark import Lark, Token, Transformer, Tree, v_args
 from lark.exceptions import UnexpectedInput
 
 from gradflow.language import syntax as s
@@ -354,6 +354,7 @@ def parse_expression(source: Source) -> s.Expr:
     shifted = Source(source.name, source.text)
     try:
         tree = _parser().parse(opening + source.text)
+        _check_depth(shifted, tree)
         moved = _Builder(_Shifted(shifted.name, shifted.text, len(opening))).transform(tree)
         definition = moved.definitions[0]
         if len(moved.items) == 1 and definition.value is not None:
@@ -380,12 +381,28 @@ def _build(source: Source, text: str) -> s.File:
     from lark.exceptions import VisitError
 
     tree = _parser().parse(text)
+    _check_depth(source, tree)
     try:
         return _Builder(source).transform(tree)
     except VisitError as error:
         if isinstance(error.orig_exc, Mistake):
             raise error.orig_exc from None
         raise
+
+
+DEEPEST = 100
+
+
+def _check_depth(source: Source, tree: Tree[Token]) -> None:
+    """Every later stage walks the tree recursively; what is nested more deeply than Python's stack allows is refused here."""
+    level = [tree]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in node.children if isinstance(child, Tree)]
+        if not level:
+            return
+    span = source.span(level[0].meta.start_pos, level[0].meta.end_pos) if not level[0].meta.empty else source.span(0, 1)
+    why = f"a text may be nested {DEEPEST} levels deep; every bracket, block and operator is a level or two"
+    raise mistake("E0118", span, "this is nested too deeply", why=why, fix="give inner parts names of their own: `part = ..`")
 
 
 def _attach_comments(source: Source, file: s.File) -> s.File:
@@ -418,6 +435,7 @@ def _all_errors(source: Source) -> list[Diagnostic]:
 
     found: list[Diagnostic] = []
     text = source.text
+    following: int | None = 0
     while len(found) < MOST_SYNTAX_ERRORS:
         try:
             _build(source, text)
@@ -428,7 +446,7 @@ def _all_errors(source: Source) -> list[Diagnostic]:
         except UnexpectedInput as error:
             found.append(describe(source, error))
             offset = found[-1].span.offset
-        following = _next_definition(text, offset)
+        following = _next_definition(text, max(offset, following))
         if following is None:
             break
         text = "".join(c if c == "\n" else " " for c in text[:following]) + text[following:]

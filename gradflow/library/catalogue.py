@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-MODULES = ("models", "transformers_models", "tabular_data", "synthetic_data", "text_tasks", "rollouts")
+MODULES = ("models", "transformers_models", "tabular_data", "synthetic_data", "text_tasks", "tabular_policy", "rollouts")
 
 
 class MissingExtra(Exception):
@@ -138,3 +138,4 @@ class DataSpec:
     batch: int | None = None
     divide: Callable[[int], list[Any]] | None = None
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
+    verify: Callable[[Any, list[str]], Any] | None = None  # tasks: (ids int64 [sample], responses) -> rewards float64 [sample]

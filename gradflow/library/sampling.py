@@ -1,0 +1,176 @@
+"""Drawing responses token by token: the loop behind `sample` and `pass_at_1`, which `rollouts.py` wraps into records.
+
+Prompts are padded on the left and go through the model once each; their cache is then repeated for the responses of the group. A row leaves
+the batch when it has ended. Randomness is one uniform number for each (prompt id, copy, place), so a token depends on what it belongs to
+and never on what is drawn beside it; the choice of a word is by inverse distribution function on integers, where sums have no order.
+
+Axes: B rows (samples of one call), P prompt width, T tokens of a response, V words, G prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from gradflow.library.language_models import cache_rows, pad_left
+from gradflow.library.scoring import at_words, entropies, log_probabilities
+from gradflow.runtime import random
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = 128  # rows sampled together: bounds the cache and the [rows, V] tables; the result does not depend on it
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a token is chosen, and what is kept of the choice.
+
+    `max_tokens` > 0; `temperature` > 0 with 0 meaning the most probable word; `top_p` in (0, 1] and `top_k` (0: all) cut the distribution
+    before the draw; `stop`: texts that end a response; `scored_at`: the temperature of the kept log-probabilities; `keep_top`: how many of
+    the largest logits are kept with each token.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    scored_at: float = 1.0
+    keep_top: int = 0
+
+
+def generate(policy: Any, prompts: Sequence[Sequence[int]], owner: numpy.ndarray, uniforms: numpy.ndarray | None, how: Decoding) -> dict[str, Tensor]:
+    """Responses to `prompts` (ids, G lists); row b answers prompt `owner[b]` (int64 [B], ascending) with the random numbers `uniforms[b]` [T].
+
+    Returns tensors, padded on the right to T = max_tokens: action (int64 [B, T], pad id where there is no token), mask (bool [B, T], true up to
+    and with the end token), logp, entropy ([B, T] in nats, 0 where there is no token; float32, float64 for a float64 model), finished (bool [B]:
+    ended by the end token, by a stop text, or because the model's answers have a fixed length, and not cut at T), and with `keep_top` K:
+    top_logits, top_words [B, T, K].
+    """
+    import torch
+
+    training = policy.training
+    policy.eval()
+    try:
+        with torch.no_grad():
+            starts = range(0, len(owner), ROWS)
+            pieces = []
+            for start in starts:
+                part = slice(start, start + ROWS)
+                first, last = int(owner[part][0]), int(owner[part][-1])
+                draws = None if uniforms is None else uniforms[part]
+                pieces.append(_generate_rows(policy, prompts[first : last + 1], owner[part] - first, draws, how))
+            return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    finally:
+        policy.train(training)
+
+
+def _generate_rows(
+    policy: Any, prompts: Sequence[Sequence[int]], owner: numpy.ndarray, uniforms: numpy.ndarray | None, how: Decoding
+) -> dict[str, Tensor]:
+    import torch
+
+    tokenizer, device = policy.tokenizer, policy.head.device
+    ids, mask = (torch.tensor(rows, device=device) for rows in pad_left(prompts, tokenizer.pad_id))
+    logits, cache = policy.step(ids, (), mask, last=True)
+    rows = torch.arange(len(owner), device=device)  # the rows still open
+    group = torch.as_tensor(owner, device=device)
+    logits, cache, seen = logits[group], cache_rows(cache, group), mask[group]
+    kept = _empty(len(owner), how, tokenizer.pad_id, logits)
+    draws = None if uniforms is None else torch.as_tensor(uniforms, device=device)
+    fixed = getattr(policy, "response_length", None)
+    longest = min(how.max_tokens, fixed or how.max_tokens)
+    for place in range(longest):
+        word = choose(logits[:, -1], None if draws is None else draws[rows, place], how)
+        _keep(kept, rows, place, word, logits[:, -1], how)
+        ended = word == tokenizer.eos_id
+        for index in _stopped(kept["action"][rows, : place + 1], how.stop, tokenizer):
+            ended[index] = True
+        if place + 1 == fixed:
+            ended[:] = True
+        kept["finished"][rows] = ended
+        if place + 1 == longest or bool(ended.all()):
+            break
+        if bool(ended.any()):
+            rows, word, seen, cache = rows[~ended], word[~ended], seen[~ended], cache_rows(cache, ~ended)
+        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+        logits, cache = policy.step(word[:, None], cache, seen, last=True)
+    return kept
+
+
+def choose(logits: Tensor, draw: Tensor | None, how: Decoding) -> Tensor:
+    """The next word of each row: int64 [B] from logits [B, V] and uniform numbers float64 [B] (None: the most probable word).
+
+    Probabilities become integer weights of 2^-53, so that the running sum is exact, equal on every device, and a word of weight 0 (one that
+    `top_p` or `top_k` cut away) is never chosen.
+    """
+    import torch
+
+    if draw is None or how.temperature == 0:
+        return logits.argmax(-1)
+    weight = (torch.softmax(logits.double() / how.temperature, dim=-1) * 2.0**53).round().long()
+    if 0 < how.top_k < weight.shape[-1]:
+        weight = weight.where(weight >= weight.topk(how.top_k, dim=-1).values[:, -1:], 0)
+    if how.top_p < 1:
+        falling = weight.sort(dim=-1, descending=True).values
+        before = falling.cumsum(dim=-1) - falling
+        stays = before < how.top_p * falling.sum(-1, keepdim=True)
+        weight = weight.where(weight >= falling.where(stays, falling[:, :1]).amin(-1, keepdim=True), 0)
+    sums = weight.cumsum(dim=-1)
+    total = sums[:, -1:]
+    target = (draw[:, None] * total.double()).long().minimum(total - 1)
+    return torch.searchsorted(sums, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def draws_of(key: random.Key, ids: numpy.ndarray, copies: numpy.ndarray, length: int) -> numpy.ndarray:
+    """The uniform numbers of responses: float64 [B, length], a function of the key, the prompt's id, the copy and the place alone."""
+    places = numpy.arange(length)[None, :] + (copies[:, None] << 32)
+    return random.uniform(key, places, stream=ids[:, None])
+
+
+def texts(actions: Tensor, mask: Tensor, tokenizer: Any, stop: Sequence[str] = ()) -> list[str]:
+    """The responses as text, without the end token and without what begins with a stop text."""
+    found = []
+    for row, length in zip(actions.tolist(), mask.sum(-1).tolist()):
+        text = tokenizer.decode(word for word in row[:length] if word != tokenizer.eos_id)
+        cut = min((text.find(mark) for mark in stop if mark in text), default=len(text))
+        found.append(text[:cut])
+    return found
+
+
+def _stopped(actions: Tensor, stop: Sequence[str], tokenizer: Any) -> list[int]:
+    """The rows whose text so far holds a stop text."""
+    if not stop:
+        return []
+    return [index for index, row in enumerate(actions.tolist()) if any(mark in tokenizer.decode(row) for mark in stop)]
+
+
+def _empty(count: int, how: Decoding, pad_id: int, logits: Tensor) -> dict[str, Tensor]:
+    import torch
+
+    shape, device = (count, how.max_tokens), logits.device
+    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    kept = {
+        "action": torch.full(shape, pad_id, device=device),
+        "mask": torch.zeros(shape, dtype=torch.bool, device=device),
+        "logp": torch.zeros(shape, dtype=real, device=device),
+        "entropy": torch.zeros(shape, dtype=real, device=device),
+        "finished": torch.zeros(count, dtype=torch.bool, device=device),
+    }
+    if how.keep_top:
+        kept["top_logits"] = torch.zeros((*shape, how.keep_top), dtype=real, device=device)
+        kept["top_words"] = torch.zeros((*shape, how.keep_top), dtype=torch.int64, device=device)
+    return kept
+
+
+def _keep(kept: dict[str, Tensor], rows: Tensor, place: int, word: Tensor, logits: Tensor, how: Decoding) -> None:
+    kept["action"][rows, place] = word
+    kept["mask"][rows, place] = True
+    table = log_probabilities(logits, how.scored_at)
+    kept["logp"][rows, place], kept["entropy"][rows, place] = at_words(table, word), entropies(table)
+    if how.keep_top:
+        kept["top_logits"][rows, place], kept["top_words"][rows, place] = logits.to(kept["top_logits"].dtype).topk(how.keep_top, dim=-1)

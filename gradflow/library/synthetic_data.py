@@ -1,0 +1,97 @@
+"""Synthetic problems whose optimum is known: least squares spread over nodes, for methods that communicate.
+
+Fields carry the axis `node` themselves (a node's rows are its own function), so rows are not divided: `divide` is None. Everything is drawn
+from the parameter `seed`, not from the seed of the run: the problem stays the same over repeated runs. `best` is the minimizer of the mean
+of the nodes' functions; facts that a method needs (`strong`, `smooth`, `noise`) are known before anything is drawn.
+
+Axes: node, row (of a node's matrix), coordinate (of the unknown x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+
+from gradflow.library.catalogue import DataSpec, FieldSpec, primitive
+from gradflow.runtime import random
+
+
+def normals(shape: tuple[int, ...], seed: int, what: str) -> Any:
+    """Standard normal float64 of this shape; `what` tells the draws of one problem apart."""
+    return random.normal(random.key(seed, what), numpy.arange(int(numpy.prod(shape)))).reshape(shape)
+
+
+def orthonormal(rows: int, columns: int, seed: int, what: str) -> Any:
+    """[rows, columns] with orthonormal columns, uniformly drawn: Gram-Schmidt of normals, signs fixed so that it is unique."""
+    q, r = numpy.linalg.qr(normals((rows, columns), seed, what))
+    return q * numpy.where(numpy.diag(r) < 0, -1.0, 1.0)
+
+
+@primitive(
+    "data",
+    nodes="int >= 1",
+    dim="int >= 1",
+    condition="real >= 1",
+    rows="int >= 1 | all",
+    spread="real >= 0",
+    basis="shared | own",
+    seed="int >= 0",
+)
+def random_least_squares(
+    nodes: int = 8, dim: int = 10, condition: float = 1000.0, rows: int | str = "all", spread: float = 3.0, basis: str = "shared", seed: int = 0
+) -> DataSpec:
+    """Least squares of an exact condition number: f_i(x) = 1/2 |a_i x - b_i|^2 over rows, with eigenvalues of a_i^T a_i from 1/condition to 1.
+
+    a real[node, row, coordinate] = U_i diag(sqrt(geomspace(1/condition, 1, dim))) Q_i and b real[node, row] ~ spread * normal;
+    best real[coordinate]. Q is a random rotation that all nodes share, or each has its `own` (then their mean is better conditioned
+    than each). `rows: all` is dim rows with U = 1; more rows get a random U_i with orthonormal columns.
+    Facts: `strong` = 1/condition and `smooth` = 1, of every node. The problem of DADAO's comparison (arXiv:2208.00779).
+    """
+    height = dim if rows == "all" else int(rows)
+    if height < dim:
+        raise ValueError(f"random_least_squares: {height} rows do not determine {dim} coordinates")
+
+    def load() -> Mapping[str, Mapping[str, Any]]:
+        roots = numpy.sqrt(numpy.geomspace(1 / condition, 1.0, dim))
+        turns = [orthonormal(dim, dim, seed, f"rotation {i if basis == 'own' else 0}").T for i in range(nodes)]
+        frames = [numpy.eye(dim) if height == dim else orthonormal(height, dim, seed, f"rows {i}") for i in range(nodes)]
+        a = numpy.stack([frame * roots @ turn for frame, turn in zip(frames, turns)])
+        b = spread * normals((nodes, height), seed, "b")
+        best = numpy.linalg.solve(numpy.einsum("nrc,nrd->cd", a, a), numpy.einsum("nrc,nr->c", a, b))
+        return {"train": {"a": a, "b": b, "best": best}}
+
+    fields = {
+        "a": FieldSpec("real", (("node", nodes), ("row", height), ("coordinate", dim))),
+        "b": FieldSpec("real", (("node", nodes), ("row", height))),
+        "best": FieldSpec("real", (("coordinate", dim),)),
+    }
+    facts = {"nodes": nodes, "dim": dim, "strong": 1 / condition, "smooth": 1.0}
+    return DataSpec("random_least_squares", ("train",), {"train": fields}, load, facts=facts)
+
+
+@primitive("data", nodes="int >= 1", dim="int >= 1", shift="real >= 0", noise="real >= 0", seed="int >= 0")
+def heterogeneous_quadratics(nodes: int = 10, dim: int = 50, shift: float = 10.0, noise: float = 5.0, seed: int = 0) -> DataSpec:
+    """Quadratics that pull in different directions: f_i(x) = 1/2 |a_i x - b_i|^2, i = 1 .. nodes, where stale or compressed gradients show.
+
+    a real[node] = i / sqrt(nodes); b real[node, coordinate] ~ shift / i * normal; best real[coordinate]. The gradient at node i is
+    a_i (a_i x - b_i); a spec adds `data.noise * normal([coordinate])` to it. Facts: `noise` = noise / sqrt(dim), the standard deviation of a
+    coordinate (so `noise` is that of the whole vector), `strong` and `smooth`, both the mean of a_i^2. The toy of the comparison of
+    EControl (arXiv:2311.05645) with error feedback.
+    """
+    scales = [(i + 1) / nodes**0.5 for i in range(nodes)]
+    curvature = sum(scale**2 for scale in scales) / nodes
+
+    def load() -> Mapping[str, Mapping[str, Any]]:
+        a = numpy.array(scales)
+        b = shift / numpy.arange(1, nodes + 1)[:, None] * normals((nodes, dim), seed, "b")
+        return {"train": {"a": a, "b": b, "best": a @ b / (a @ a)}}
+
+    fields = {
+        "a": FieldSpec("real", (("node", nodes),)),
+        "b": FieldSpec("real", (("node", nodes), ("coordinate", dim))),
+        "best": FieldSpec("real", (("coordinate", dim),)),
+    }
+    facts = {"nodes": nodes, "dim": dim, "noise": noise / dim**0.5, "strong": curvature, "smooth": curvature}
+    return DataSpec("heterogeneous_quadratics", ("train",), {"train": fields}, load, facts=facts)

@@ -1,0 +1,215 @@
+"""Tasks with verifiers: questions as text, and a function that says what a response is worth.
+
+A task set is a `DataSpec` whose fields are `question` and `answer` (text), `id` (int), and whose `verify(ids, responses)` gives the rewards.
+Ids number the whole data set, the training prompts first; they key the draws of `sample` and any state that a method keeps by prompt.
+`Tasks` is one loaded split as the rollouts use it: it also says which prompts a tick uses. Tokens are the model's business, not this file's.
+
+Axes: prompt (a task), sample (a response), token (a place in a response; here only in the code of a lock).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy
+
+from gradflow.library.catalogue import DataSpec, FieldSpec, MissingExtra, primitive
+from gradflow.runtime import random
+
+Verifier = Callable[[Any, list[str]], numpy.ndarray]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """One split of a task set at run time.
+
+    `questions`, `answers`: one text a prompt; `ids`: int64 [prompt]; `rows`: int64, the prompts that this tick uses, or None where `sample`
+    shall draw them; `batch`: how many it then draws (None: all).
+    """
+
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    ids: numpy.ndarray
+    verify: Verifier
+    batch: int | None = None
+    rows: numpy.ndarray | None = None
+
+    @classmethod
+    def of(cls, spec: DataSpec, split: str = "train") -> Tasks:
+        """Loads a split of a data set that has a verifier."""
+        if spec.verify is None:
+            raise ValueError(f"`{spec.name}` has no verifier: its rows are no tasks")
+        loaded = spec.load()[split]
+        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def draw(self, seed: int, visit: int, prompts: int | None = None) -> Tasks:
+        """The prompts of a tick: a stretch of a random order of all, a new order each epoch, none twice in an epoch.
+
+        `visit` counts the batches from 0. An epoch has floor(all / prompts) batches; the few prompts beyond them wait for another epoch's order.
+        """
+        count = prompts or self.batch or len(self)
+        if count > len(self):
+            raise ValueError(f"{count} prompts a tick were asked for, the split has {len(self)}")
+        epoch, place = divmod(visit, len(self) // count)
+        order = random.permutation(random.key(seed, "prompts", epoch), len(self))
+        return replace(self, rows=order[place * count : (place + 1) * count])
+
+
+def task_spec(name: str, sizes: Mapping[str, int], load: Callable[[], Any], verify: Verifier, batch: int | None = None, **facts: int) -> DataSpec:
+    """The DataSpec that all task sets share. `sizes`: prompts by split; `load()`: {split: {question, answer, id, ...}}."""
+
+    def fields(size: int) -> dict[str, FieldSpec]:
+        axes = (("prompt", size),)
+        return {"question": FieldSpec("text", axes), "answer": FieldSpec("text", axes), "id": FieldSpec("int", axes)}
+
+    splits = tuple(split for split, size in sizes.items() if size)
+    return DataSpec(name, splits, {split: fields(sizes[split]) for split in splits}, load, batch=batch, facts=facts, verify=verify)
+
+
+def cut_splits(questions: Sequence[str], answers: Sequence[str], sizes: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Questions and answers of the whole set, cut in the order of `sizes`; ids number them through."""
+    loaded: dict[str, dict[str, Any]] = {}
+    start = 0
+    for split, size in sizes.items():
+        stretch = slice(start, start + size)
+        if size:
+            loaded[split] = {"question": list(questions[stretch]), "answer": list(answers[stretch]), "id": numpy.arange(start, start + size)}
+        start += size
+    return loaded
+
+
+def exact_match(answers: Callable[[], Sequence[str]]) -> Verifier:
+    """1 where the response, without the blanks around it, is the answer; else 0. `answers()`: of the whole set, by id."""
+
+    def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
+        known = answers()
+        return numpy.array([float(response.strip() == known[int(row)]) for row, response in zip(ids, responses)])
+
+    return verify
+
+
+@primitive("data", name="text", size="int >= 1", test="int >= 0", seed="int >= 0", batch="int >= 1", options="text")
+def reasoning_gym(name: str, size: int, test: int = 200, seed: int = 0, batch: int | None = None, options: str = "") -> DataSpec:
+    """Procedural reasoning tasks of the package reasoning-gym, scored by its own verifiers (which may give part of the credit).
+
+    `name`: a task family, `"basic_arithmetic"`; `size`, `test`: prompts to train on and held out; `batch`: prompts drawn a tick (default: all);
+    `options`: settings of the family as `"max_terms=2, max_digits=1"`. Raises MissingExtra without the package; when loaded, ValueError
+    for a family or a setting that the package does not know. Source: https://github.com/open-thought/reasoning-gym.
+    """
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise MissingExtra("`reasoning_gym(..)`", "llm", "reasoning-gym")
+    sizes = {"train": size, "test": test}
+    settings = parse_options(options)
+
+    @cache
+    def dataset() -> Any:
+        return create_family(name, {**settings, "size": size + test, "seed": seed})
+
+    @cache
+    def entries() -> list[dict[str, Any]]:
+        return [dataset()[row] for row in range(size + test)]
+
+    def load() -> dict[str, dict[str, Any]]:
+        return cut_splits([entry["question"] for entry in entries()], [str(entry["answer"]) for entry in entries()], sizes)
+
+    def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
+        worth = [dataset().score_answer(response.strip(), entries()[int(row)]) for row, response in zip(ids, responses)]
+        return numpy.array(worth, dtype=numpy.float64)
+
+    return task_spec(name, sizes, load, verify, batch)
+
+
+def create_family(name: str, settings: Mapping[str, Any]) -> Any:
+    """A data set of reasoning-gym; unknown names become a ValueError that says which ones there are."""
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        raise ValueError(f"reasoning-gym has no task family `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+    known = DATASETS[name][1].__dataclass_fields__
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"`{name}` has no setting `{setting}`; it has: {', '.join(sorted(set(known) - {'size', 'seed'}))}")
+    return create_dataset(name, **settings)
+
+
+def parse_options(text: str) -> dict[str, int | float | bool | str]:
+    """`"max_terms=2, whitespace=single"` as a dictionary; numbers and true, false are recognized."""
+    found: dict[str, int | float | bool | str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"a setting is written name=value, found `{part}`")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> int | float | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+OPERATIONS: Mapping[str, Callable[[int, int], int]] = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+
+
+@primitive("data", digits="int in [1, 6]", size="int >= 1", operations="text", test="int >= 0", seed="int >= 0", batch="int >= 1")
+def arithmetic(digits: int = 1, size: int = 80, operations: str = "+", test: int = 20, seed: int = 0, batch: int | None = None) -> DataSpec:
+    """`3+4=` -> `7`: sums, differences, products of two numbers, as plain characters; no question appears twice, so the test split is unseen.
+
+    `digits`: both numbers lie below 10^digits; `operations`: characters of `+-*`. Reward 1 for exactly the answer, else 0.
+    Raises ValueError for another operation, or where there are fewer than size + test questions.
+    """
+    unknown = [sign for sign in operations if sign not in OPERATIONS]
+    if unknown or not operations:
+        raise ValueError(f"operations are characters of `{''.join(OPERATIONS)}`, found `{operations}`")
+    below = 10**digits
+    space = below * below * len(operations)
+    if size + test > space:
+        raise ValueError(f"{size} + {test} different questions were asked for, there are {space}")
+    sizes = {"train": size, "test": test}
+
+    @cache
+    def pairs() -> tuple[list[str], list[str]]:
+        questions, answers = [], []
+        for number in random.subset(random.key(seed, "arithmetic"), space, size + test).tolist():
+            sign, rest = operations[number % len(operations)], number // len(operations)
+            questions.append(f"{rest % below}{sign}{rest // below}=")
+            answers.append(str(OPERATIONS[sign](rest % below, rest // below)))
+        return questions, answers
+
+    return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, digits=digits)
+
+
+@primitive("data", prompts="int >= 1", length="int >= 1", vocabulary="int >= 2", seed="int >= 0", batch="int >= 1")
+def combination_lock(prompts: int = 64, length: int = 3, vocabulary: int = 8, seed: int = 0, batch: int | None = None) -> DataSpec:
+    """Guess a code word by word; only the whole code pays. The smallest task on which policy objectives differ; its policy is `table_policy`.
+
+    Question: the number of the lock; answer: its words, `"3 1 7"`; reward 1 for exactly these. No code holds word 0, so a table that starts
+    in favor of word 0 (`decoy`) starts wrong everywhere. The field `code`: int [prompt, token] holds the answers as words. Nothing is held out:
+    the splits are equal.
+    """
+    places = numpy.arange(prompts * length).reshape(prompts, length)
+    drawn = random.uniform(random.key(seed, "combination_lock"), places)
+    code = 1 + (drawn * (vocabulary - 1)).astype(numpy.int64)
+    answers = [" ".join(str(word) for word in row) for row in code.tolist()]
+    split = {"question": [str(lock) for lock in range(prompts)], "answer": answers, "id": numpy.arange(prompts), "code": code}
+    spec = task_spec(
+        "combination_lock", {"train": prompts, "test": prompts}, lambda: {"train": split, "test": split}, exact_match(lambda: answers), batch,
+        prompts=prompts, length=length, vocabulary=vocabulary,
+    )  # fmt: skip
+    field = FieldSpec("int", (("prompt", prompts), ("token", length)), target=("word", vocabulary))
+    return replace(spec, fields={name: {**fields, "code": field} for name, fields in spec.fields.items()})

@@ -1,0 +1,152 @@
+"""Arguments of a built-in call: checked against its signature, evaluated when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake, nearest
+from gradflow.passes import values as v
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Scope
+
+
+@dataclass(frozen=True)
+class BuiltinFunction:
+    """`signature` is what `explain` prints; `names` the options that a call may name."""
+
+    name: str
+    signature: str
+    doc: str
+    names: tuple[str, ...]
+    handler: Callable[[Elaborator, s.Call, Scope], Any]
+    family: str
+
+
+class Arguments:
+    """The arguments of one call of a built-in."""
+
+    def __init__(self, e: Elaborator, call: s.Call, scope: Scope, function: BuiltinFunction, least: int, most: int | None):
+        self.e, self.call, self.scope, self.function = e, call, scope, function
+        self.places = [arg for arg in call.args if arg.name is None]
+        self.named = {arg.name: arg for arg in call.args if arg.name is not None}
+        free = "*" in function.names
+        for name, arg in self.named.items():
+            if not free and name not in function.names:
+                raise mistake("E0404", arg.span, f"`{function.name}` has no option `{name}`", why=function.signature, fix=nearest(name, function.names))
+        if len(self.places) < least or (most is not None and len(self.places) > most):
+            wanted = str(least) if least == most else f"{least} to {most}" if most is not None else f"at least {least}"
+            raise mistake("E0401", call.span, f"`{function.name}` takes {wanted} value{'s' * (wanted != '1')}, {len(self.places)} given", why=function.signature)
+
+    def raw(self, place: int) -> Any:
+        return self.e.evaluate(self.places[place].value, self.scope)
+
+    def tensor(self, place: int) -> Any:
+        arg = self.places[place]
+        return self.e.tensor(self.e.evaluate(arg.value, self.scope), arg.value)
+
+    def node(self, place: int) -> Node:
+        return self.e.ops.constant(self.tensor(place))
+
+    def has(self, name: str) -> bool:
+        return name in self.named
+
+    def option(self, name: str, default: Any = None) -> Any:
+        if name not in self.named:
+            return default
+        arg = self.named[name]
+        if isinstance(arg.value, s.Name) and not self.scope.local(arg.value.id)[0] and arg.value.id in ("last", "missing"):
+            return arg.value.id
+        return self.e.evaluate(arg.value, self.scope)
+
+    def number(self, name: str, default: Any) -> Any:
+        value = self.option(name, default)
+        if isinstance(value, Node):
+            raise mistake("E0311", self.named[name].span, f"`{name}` must be known when the spec is compiled")
+        return value
+
+    def condition(self) -> Any:
+        """`where: mask`, a tensor, or None."""
+        if "where" not in self.named:
+            return None
+        arg = self.named["where"]
+        value = self.e.tensor(self.e.evaluate(arg.value, self.scope), arg.value)
+        if isinstance(value, Node) and value.type.base != "bool":
+            value = self.e.ops.elementwise("ne", value, 0)
+        return None if value is True else value
+
+    def over(self, *values: Any) -> tuple[str, ...]:
+        """The axes of a reduction: those named; else those that the body names and the values have; in a pipeline all but `node`."""
+        present = list(dict.fromkeys(name for value in values if isinstance(value, Node) for name in value.type.names))
+        if "over" in self.named:
+            arg = self.named["over"]
+            names = self.expanded(self.e.axis_names(arg.value, self.scope))
+            for name in names:
+                if name not in present and name not in self.scope.axes:
+                    shown = ", ".join(f"`{n}`" for n in present) or "none"
+                    raise mistake("E0303", arg.value.span, f"there is no axis `{name}` to reduce here", why=f"the axes are {shown}", fix=nearest(name, present))
+            return names
+        if not self.scope.axes:
+            return tuple(name for name in present if name != "node")
+        return tuple(name for name in present if name in self.scope.axes)
+
+    def expanded(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """`param` inside a body that sees one tensor means all of that tensor's axes."""
+        frame = self.scope.frame
+        if "param" in names and frame is not None and frame.leaf_axes is not None:
+            return (*[n for n in names if n != "param"], *[a.name for a in frame.leaf_axes])
+        return names
+
+    def aligned(self, *values: Any) -> list[Any]:
+        return self.e.aligned(list(values), self.scope, self.call)
+
+    def axis_of(self, name: str, *values: Any) -> Axis:
+        for value in values:
+            if isinstance(value, Node) and value.type.has(name):
+                return value.type.axis(name)
+        if name in self.scope.axes:
+            return self.scope.axes[name]
+        return Axis(name, None)
+
+    def axis_list(self, arg: s.Arg) -> tuple[Axis, ...]:
+        """`[row: n, col]` or a bare axis name, as axes with sizes."""
+        from gradflow.passes.calls import declared_axes
+
+        if isinstance(arg.value, s.ListOf):
+            items = tuple(
+                s.AxisItem(item.span, item.name, item.value) if item.name else s.AxisItem(item.span, _dotted(item.value)) for item in arg.value.items
+            )
+            return declared_axes(self.e, s.Axes(arg.span, items), self.scope)[0]
+        if isinstance(arg.value, s.Name):
+            if arg.value.id in self.scope.axes:
+                return (self.scope.axes[arg.value.id],)
+            frame = self.scope.frame
+            if frame is not None and arg.value.id == "param" and frame.leaf_axes is not None:
+                return frame.leaf_axes
+        value = self.e.evaluate(arg.value, self.scope)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (Axis("item", value),)
+        tensor = self.e.tensor(value, arg.value)
+        return tensor.type.axes if isinstance(tensor, Node) else ()
+
+
+def _dotted(tree: s.Expr) -> str:
+    if isinstance(tree, s.Name):
+        return tree.id
+    if isinstance(tree, s.Field):
+        return f"{_dotted(tree.value)}.{tree.name}"
+    raise mistake("E0306", tree.span, "an axis name is needed here")
+
+
+def is_axis(e: Elaborator, tree: s.Expr, scope: Scope) -> str | None:
+    """The axis that a bare name means, if it is no local value."""
+    if isinstance(tree, s.Name) and not scope.local(tree.id)[0] and (tree.id in scope.axes or tree.id == "param" or tree.id == "node"):
+        return tree.id
+    return None
+
+
+__all__ = ["Arguments", "BuiltinFunction", "is_axis", "v"]

@@ -1,0 +1,331 @@
+"""Bodies: statements run top to bottom over a scope. Functions and objectives here; stages add state and parameters (`stages.py`).
+
+`when` runs its block on a copy and merges what was assigned, lazily; `repeat` unrolls a loop of known count and makes a scan of a loop
+over an axis. Formulas of an objective that involve no live value are remembered: they are taken once per rollout (`passes/place.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.graph.graph import Node, Region, depends
+from gradflow.graph.types import Axis, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake, nearest
+from gradflow.passes import values as v
+from gradflow.passes.calls import bind_parameters, declared_axes
+from gradflow.passes.expressions import NUMBERS, Elaborator
+from gradflow.passes.scope import Scope
+
+
+def is_live(node: Node) -> bool:
+    """Depends on parameters that are being trained (or on a model called at them)."""
+    return node.op in ("model", "model_vjp") or (node.op == "source" and node["kind"] == "param")
+
+
+class Body:
+    """Runs statements. `returned` is the value of `return`, with the condition under which it happens."""
+
+    def __init__(self, e: Elaborator, scope: Scope, name: str, objective: bool = False):
+        self.e = e
+        self.scope = scope
+        self.name = name
+        self.objective = objective
+        self.loss: Any = None
+        self.returned: Any = None
+        self.return_condition: Any = True
+        self.reports: dict[str, Any] = {}
+
+    def run(self, statements: tuple[s.Statement, ...], scope: Scope | None = None) -> None:
+        for statement in statements:
+            self.e.ops.span = statement.span
+            method = getattr(self, f"do_{type(statement).__name__.lower()}", None)
+            if method is None:
+                self.misplaced(statement)
+            else:
+                method(statement, scope or self.scope)
+
+    def misplaced(self, statement: s.Statement) -> None:
+        from gradflow.passes.words import statement_word
+
+        word = statement_word(statement)
+        raise mistake("E0501", statement.span, f"`{word}` has no place in the body of {self.name}", why="or its family is not built yet: it parses and formats")
+
+    # ---- statements
+
+    def do_doc(self, statement: s.Doc, scope: Scope) -> None:
+        pass
+
+    def do_input(self, statement: s.Input, scope: Scope) -> None:
+        pass
+
+    def do_bind(self, statement: s.Bind, scope: Scope) -> None:
+        if statement.op == "~":
+            value = self.draw(statement, scope)
+        else:
+            value = self.e.evaluate(statement.value, scope)
+        values = self.unpack(statement, value)
+        for target, one in zip(statement.targets, values, strict=True):
+            if statement.op == "<-":
+                self.assign(target, one, scope, statement)
+            else:
+                self.bind(target, one, scope)
+
+    def draw(self, statement: s.Bind, scope: Scope) -> Any:
+        from gradflow.passes.draws import drawn
+
+        return drawn(self.e, statement, scope)
+
+    def unpack(self, statement: s.Bind, value: Any) -> list[Any]:
+        count = len(statement.targets)
+        if count == 1:
+            return [value]
+        if isinstance(value, v.Record) and len(value.fields) == count:
+            return list(value.fields.values())
+        if isinstance(value, tuple | list) and len(value) == count:
+            return list(value)
+        raise mistake("E0502", statement.span, f"{count} names on the left, {v.kind_name(value)} on the right")
+
+    def bind(self, target: s.Target, value: Any, scope: Scope) -> None:
+        name = target.name
+        if target.index or "." in name:
+            raise mistake("E0503", target.span, "a formula binds a plain name", fix="use `<-` to assign to part of a state")
+        if name in scope.names and not name.startswith("#") and scope.names[name] is not value and self.once(name, scope):
+            raise mistake("E0504", target.span, f"`{name}` is bound twice", why="`=` and `~` bind a fresh name", fix=f"use `{name} <- ..` if it is state, or another name")
+        if isinstance(value, Node):
+            if value.type.target is not None and not any(m is value for m in scope.maps):
+                scope.maps.append(value)
+            if self.objective:
+                self.e.remember(value)
+        scope.names[name] = value
+
+    def once(self, name: str, scope: Scope) -> bool:
+        return True
+
+    def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
+        if target.index:
+            raise mistake("E0505", target.span, "only states can be assigned in part")
+        if not scope.assign(target.name, value):
+            close = nearest(target.name, scope.locals())
+            raise mistake("E0506", target.span, f"nothing called `{target.name}` can be assigned here", why="`<-` assigns to state, `param` or a loop's `with` name", fix=close)
+
+    def do_return(self, statement: s.Return, scope: Scope) -> None:
+        self.returned = self.e.evaluate(statement.value, scope)
+
+    def do_minimize(self, statement: s.Minimize, scope: Scope) -> None:
+        value = self.e.tensor(self.e.evaluate(statement.value, scope), statement.value)
+        self.loss = value if self.loss is None else self.e.ops.elementwise("add", self.loss, value)
+
+    def do_reportas(self, statement: s.ReportAs, scope: Scope) -> None:
+        self.reports[statement.name] = self.e.evaluate(statement.value, scope)
+
+    def do_require(self, statement: s.Require, scope: Scope) -> None:
+        from gradflow.passes.properties import check_requirement
+
+        check_requirement(self.e, statement, scope)
+
+    def do_gives(self, statement: s.Gives, scope: Scope) -> None:
+        pass
+
+    # ---- when
+
+    def do_when(self, statement: s.When, scope: Scope) -> None:
+        condition = self.e.tensor(self.e.evaluate(statement.condition, scope), statement.condition)
+        if not isinstance(condition, Node):
+            if condition:
+                self.run(statement.body, scope)
+            return
+        before = self.snapshot(scope)
+        inner = scope.child()
+        self.guarded(condition, statement, inner)
+        self.merge(condition, before, scope, statement)
+
+    def guarded(self, condition: Node, statement: s.When, inner: Scope) -> None:
+        self.run(statement.body, inner)
+
+    def snapshot(self, scope: Scope) -> dict[int, tuple[Scope, dict[str, Any]]]:
+        found = {}
+        current: Scope | None = scope
+        while current is not None:
+            found[id(current)] = (current, dict(current.names))
+            current = current.parent
+        return found
+
+    def merge(self, condition: Node, before: dict[int, tuple[Scope, dict[str, Any]]], scope: Scope, statement: s.When) -> None:
+        """What was assigned inside holds where the condition does, else what it was before."""
+        for current, names in before.values():
+            for name, old in names.items():
+                new = current.names[name]
+                if new is not old:
+                    current.names[name] = self.either(condition, new, old, statement)
+
+    def either(self, condition: Node, new: Any, old: Any, statement: s.Node) -> Any:
+        a, b = self.e.tensor(new, statement), self.e.tensor(old, statement)
+        self.e.ops.span = statement.span
+        if condition.type.axes:
+            return self.e.ops.where(condition, a, b)
+        return self.e.ops.choose(condition, a, b)
+
+    # ---- repeat
+
+    def do_repeat(self, statement: s.Repeat, scope: Scope) -> None:
+        if statement.until is not None or statement.axis is None:
+            raise mistake("E0901", statement.span, "`repeat .. until` cannot run yet", why="it parses and formats; the family that needs it is not built")
+        inner = scope.child()
+        for start in statement.values:
+            inner.names[start.name] = self.e.evaluate(start.value, scope)
+        name = statement.axis.name
+        if statement.axis.size is not None:
+            count = self.e.evaluate(statement.axis.size, scope)
+            if not isinstance(count, int):
+                raise mistake("E0507", statement.axis.span, "the number of passes must be known when the spec is compiled")
+            self.unroll(statement, inner, scope, name, count)
+        elif name in scope.axes:
+            self.scan(statement, inner, scope, name)
+        else:
+            raise mistake("E0303", statement.axis.span, f"no value here has an axis `{name}`", fix=f"give a number of passes: `repeat {name}: 10 {{ .. }}`")
+        for start in statement.values:
+            scope.names[start.name] = inner.names[start.name]
+
+    def unroll(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str, count: int) -> None:
+        stacked: dict[str, list[Any]] = {}
+        order = range(count - 1, -1, -1) if statement.backward else range(count)
+        for index in order:
+            body = inner.child()
+            body.names[name] = index
+            with self.e.looping(index):
+                self.run(statement.body, body)
+            for bound, value in body.names.items():
+                if bound != name and not bound.startswith("#"):
+                    stacked.setdefault(bound, []).append(value)
+        for bound, values in stacked.items():
+            if all(isinstance(x, (*NUMBERS, Node)) for x in values):
+                scope.names[bound] = self.e.ops.stack(values[::-1] if statement.backward else values, name)
+        scope.axes[name] = Axis(name, count)
+
+    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str) -> None:
+        from gradflow.passes.loops import scan
+
+        scan(self, statement, inner, scope, name)
+
+
+# ---- functions and objectives
+
+
+def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], span: Any) -> Any:
+    definition = function.definition
+    scope = function.scope.child(definition.name)
+    scope.names.update(function.bound)
+    scope.names["#definition"] = definition
+    renamed: dict[str, str] = {}
+    for param in definition.params:
+        option = param.type.options[0] if param.type is not None and len(param.type.options) == 1 else None
+        if option is not None and option.axes is not None and param.name in function.bound:
+            scope.names[param.name] = bind_axes(e, function.bound[param.name], option.axes, scope, renamed, span)
+    objective = definition.kind == "objective"
+    body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
+    lookup = e.records[-1] if e.records else {}
+    own: dict[str, Any] = {}
+    e.records.append({**lookup, **own})
+    try:
+        for statement in function.inputs:
+            bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)
+        if objective:
+            e.records[-1].update({n: scope.names[n] for i in function.inputs for n in i.names if not isinstance(scope.names[n], v.Missing)})
+        body.run(definition.body or ())
+    finally:
+        e.records.pop()
+    return finish(e, body, definition, renamed, span)
+
+
+def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[str, str], span: Any) -> Any:
+    back = {inner: outer for outer, inner in renamed.items() if inner != outer}
+    if definition.kind == "objective":
+        if body.loss is None:
+            raise mistake("E0508", definition.name_span, f"`{definition.name}` minimizes nothing", fix="end it with `minimize ..`")
+        fields = {name: unrenamed(e, value, back) for name, value in body.reports.items()}
+        return v.Record(fields, definition.name, unrenamed(e, body.loss, back))
+    if body.returned is None:
+        raise mistake("E0509", definition.name_span, f"`{definition.name}` returns nothing", fix="end it with `return ..`")
+    if isinstance(body.returned, v.Record):
+        return v.Record({n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, definition.name, body.returned.value)
+    return unrenamed(e, body.returned, back)
+
+
+def unrenamed(e: Elaborator, value: Any, back: dict[str, str]) -> Any:
+    return e.ops.rename(value, back) if back and isinstance(value, Node) else value
+
+
+def bind_input(
+    e: Elaborator, definition: s.Definition, statement: s.Input, scope: Scope, supplied: Any, lookup: Any, renamed: dict[str, str], span: Any, body: Body
+) -> None:
+    option = statement.type.options[0]
+    for name in statement.names:
+        given = name in supplied or name in lookup
+        value = supplied.get(name, lookup.get(name))
+        if option.axes is not None:
+            for item in option.axes.items:
+                if item.size is None:
+                    scope.axes.setdefault(item.name, Axis(item.name, None))
+            if option.axes.target is not None:
+                scope.axes.setdefault(option.axes.target, Axis(option.axes.target, None))
+        if not given and statement.default is not None:
+            value = e.evaluate(statement.default, scope)
+            if isinstance(value, Node) and body.objective:
+                e.remember(value)
+        elif not given:
+            scope.names[name] = v.Missing(name, definition.name, span)
+            continue
+        if isinstance(value, v.Record) and value.value is not None:
+            value = value.value
+        if option.axes is not None and isinstance(value, Node | int | float | v.Model):
+            value = bind_axes(e, e.tensor(value), option.axes, scope, renamed, span, option.base)
+        scope.names[name] = value
+        if isinstance(value, Node) and value.type.target is not None:
+            scope.maps.append(value)
+
+
+def bind_axes(e: Elaborator, value: Any, axes: s.Axes, scope: Scope, renamed: dict[str, str], span: Any, base: str | None = None) -> Any:
+    """Gives a value the axis names that the body uses: by name where they coincide, else by position from the last; others are lifted."""
+    value = e.tensor(value)
+    if not isinstance(value, Node):
+        for item in axes.items:
+            scope.axes.setdefault(item.name, Axis(item.name, None))
+        return value
+    wanted = [item for item in axes.items if not item.spliced]
+    names = [item.name for item in wanted]
+    outer = {inner: o for o, inner in renamed.items()}
+    value = e.ops.rename(value, {o: i for o, i in renamed.items() if value.type.has(o) and i in names and not value.type.has(i)})
+    missing = [n for n in names if not value.type.has(n) and n not in outer]
+    free = [a.name for a in value.type.axes if a.name not in names and a.name not in renamed.values()]
+    if missing and len(free) >= len(missing) and len(value.type.axes) >= len(names):
+        mapping = dict(zip(free[len(free) - len(missing) :], missing, strict=True))
+        renamed.update(mapping)
+        value = e.ops.rename(value, mapping)
+    for item in wanted:
+        if value.type.has(item.name):
+            known = scope.axes.get(item.name)
+            axis = value.type.axis(item.name)
+            scope.axes[item.name] = axis if known is None or known.size is None else union((known,), (axis,))[0]
+        else:
+            scope.axes.setdefault(item.name, Axis(item.name, None))
+    if axes.target is not None:
+        value = _as_map(e, value, axes.target, renamed, scope, span)
+    return value
+
+
+def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], scope: Scope, span: Any) -> Node:
+    if value.type.base != "int":
+        raise mistake("E0310", span, f"an index map `[.. -> {target}]` is needed, this is {v.kind_name(value)}")
+    current = value.type.target
+    if current is None:
+        value = e.ops.make("rename", (value,), Type("int", value.type.axes, Axis(target, None)))
+    elif current.name != target:
+        renamed[current.name] = target
+        value = e.ops.rename(value, {current.name: target})
+    assert value.type.target is not None
+    scope.axes[target] = value.type.target
+    return value
+
+
+__all__ = ["Body", "Region", "bind_axes", "bind_parameters", "declared_axes", "depends", "is_live", "run_function"]

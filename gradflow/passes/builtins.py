@@ -1,0 +1,522 @@
+"""The built-in functions of the language: elementwise, choice, reductions, axes, order, linear algebra, losses, derivatives.
+
+One table; `gradflow explain NAME` and the language reference are generated from it. Each handler types its result and makes nodes; what
+a node means numerically is the backends' business. Random draws are in `draws.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
+from gradflow.passes.arguments import Arguments, BuiltinFunction, is_axis
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Scope
+
+BUILTINS: dict[str, BuiltinFunction] = {}
+Handler = Callable[[Arguments], Any]
+
+
+def builtin(signature: str, doc: str, family: str, least: int = 1, most: int | None = 1) -> Callable[[Handler], Handler]:
+    name, _, rest = signature.partition("(")
+    names = tuple(part.split(":")[0].strip() for part in rest.rstrip(")").split(",") if ":" in part) + (("*",) if "axis:" in signature else ())
+
+    def wrap(function: Handler) -> Handler:
+        def handler(e: Elaborator, call: s.Call, scope: Scope) -> Any:
+            return function(Arguments(e, call, scope, BUILTINS[name], least, most))
+
+        BUILTINS[name] = BuiltinFunction(name, signature, doc, names, handler, family)
+        return function
+
+    return wrap
+
+
+# ---- elementwise
+
+UNARY = {
+    "abs": "Absolute value.", "sign": "-1, 0 or 1.", "exp": "e to the x.", "log": "Natural logarithm.", "log2": "Logarithm to base 2.",
+    "log1mexp": "log(1 - exp(x)) for x < 0, accurate at both ends.", "sqrt": "Square root.", "sin": "Sine.", "cos": "Cosine.",
+    "tanh": "Hyperbolic tangent.", "sigmoid": "1 / (1 + exp(-x)), without overflow.", "softplus": "log(1 + exp(x)), without overflow.",
+    "floor": "Largest whole number not above x.", "ceil": "Smallest whole number not below x.", "truncate": "x without its fraction.",
+    "round": "Nearest whole number, halves up.", "isfinite": "Neither infinite nor NaN.",
+    "stop": "The same value; no gradient passes.", "stop_gradient": "The same as `stop`.",
+}  # fmt: skip
+
+
+def _unary(name: str, doc: str) -> None:
+    op = "stop" if name == "stop_gradient" else name
+
+    @builtin(f"{name}(x)", doc, "elementwise")
+    def apply(a: Arguments) -> Any:
+        return a.e.ops.elementwise(op, a.tensor(0))
+
+
+for _name, _doc in UNARY.items():
+    _unary(_name, _doc)
+
+
+@builtin("relu(x)", "max(x, 0).", "elementwise")
+def relu(a: Arguments) -> Any:
+    return a.e.ops.elementwise("maximum", a.tensor(0), 0)
+
+
+@builtin("mod(x, n)", "The remainder, with the sign of n.", "elementwise", 2, 2)
+def mod(a: Arguments) -> Any:
+    return a.e.ops.elementwise("mod", *a.aligned(a.tensor(0), a.tensor(1)))
+
+
+@builtin("clip(x, low, high)", "x held between two bounds; the gradient is 0 outside of them.", "elementwise", 3, 3)
+def clip(a: Arguments) -> Any:
+    x, low, high = a.aligned(a.tensor(0), a.tensor(1), a.tensor(2))
+    return a.e.ops.elementwise("minimum", a.e.ops.elementwise("maximum", x, low), high)
+
+
+@builtin("where(condition, a, b)", "a where the condition holds, else b, element by element; what is not taken reaches neither value nor gradient.", "choice", 3, 3)
+def where(a: Arguments) -> Any:
+    condition = a.tensor(0)
+    if not isinstance(condition, Node):
+        return a.raw(1 if condition else 2)
+    return a.e.ops.where(*a.aligned(condition, a.tensor(1), a.tensor(2)))
+
+
+@builtin("case(option, word: value)", "The value that belongs to the option's word; decided when the spec is compiled.", "choice")
+def case(a: Arguments) -> Any:
+    option = a.raw(0)
+    key = {True: "true", False: "false"}.get(option, option) if isinstance(option, bool) else option
+    key = "none" if key is v.NONE else key
+    if not isinstance(key, str):
+        raise mistake("E0311", a.places[0].span, "`case` needs an option that is known when the spec is compiled", fix="use `where` to choose by value")
+    if key in a.named:
+        return a.e.evaluate(a.named[key].value, a.scope)
+    if "else" in a.named:
+        return a.e.evaluate(a.named["else"].value, a.scope)
+    raise mistake("E0405", a.call.span, f"this `case` says nothing for `{key}`", why="it knows " + ", ".join(f"`{n}`" for n in a.named), fix=f"add `{key}: ..`")
+
+
+BUILTINS["case"] = BuiltinFunction("case", BUILTINS["case"].signature, BUILTINS["case"].doc, ("*",), BUILTINS["case"].handler, "choice")
+
+
+# ---- reductions
+
+
+def grouped(a: Arguments, op: str, x: Any) -> Node:
+    """sum, max or min by group: over the axes named, else those of the index map."""
+    e = a.e
+    index = e.tensor(a.option("by"))
+    if not isinstance(index, Node) or index.type.target is None:
+        raise mistake("E0310", a.named["by"].span, "`by:` needs an index map", why="a map `[sample -> prompt]` says which group each entry is in")
+    mask = a.condition()
+    empty = {"sum": 0, "max": -math.inf, "min": math.inf}[op]
+    if mask is not None:
+        x = e.ops.where(mask, x, empty)
+    over = a.expanded(e.axis_names(a.named["over"].value, a.scope)) if a.has("over") else index.type.names
+    return e.ops.segment(op, x, index, over)
+
+
+def summed(a: Arguments, x: Any, mask: Any, over: tuple[str, ...]) -> Any:
+    """The sum over axes, an axis that x lacks counting as repetition."""
+    e = a.e
+    if mask is not None:
+        x = e.ops.where(mask, x, 0 if not isinstance(x, float) else 0.0)
+    lacking = [n for n in over if not (isinstance(x, Node) and x.type.has(n)) and (n in a.scope.axes)]
+    total = e.ops.reduce("sum", x, over)
+    for name in lacking:
+        total = e.ops.elementwise("mul", total, length(a, name))
+    return total
+
+
+def length(a: Arguments, name: str) -> Any:
+    frame = a.scope.frame
+    if name == "param" and frame is not None:
+        return frame.coordinates()
+    if name in a.scope.axes:
+        return a.e.axis_length(name, a.scope, a.call)
+    holder = a.e.holder(name, a.scope)
+    if holder is None:
+        raise mistake("E0303", a.call.span, f"the size of axis `{name}` is not known here")
+    return a.e.ops.axis_size(name, holder)
+
+
+def counted(a: Arguments, x: Any, mask: Any, over: tuple[str, ...]) -> Any:
+    """How many entries a reduction covers: a number where sizes are known and nothing is masked."""
+    e = a.e
+    total: Any = 1
+    for name in over:
+        if isinstance(mask, Node) and mask.type.has(name):
+            continue
+        holders = [n for n in (x, mask) if isinstance(n, Node) and n.type.has(name)]
+        total = e.ops.elementwise("mul", total, e.ops.axis_size(name, *holders) if holders else length(a, name))
+    if mask is not None:
+        total = e.ops.elementwise("mul", e.ops.reduce("sum", e.ops.where(mask, 1, 0), over), total)
+    return total
+
+
+def averaged(a: Arguments, x: Any, mask: Any, over: tuple[str, ...], weight: Any = None, less: Any = 0) -> Any:
+    """The mean over axes; 0, with zero gradient, over nothing. `less` is ddof."""
+    e = a.e
+    if isinstance(x, Node) and x.type.base == "bool":
+        x = e.ops.where(x, 1.0, 0.0)
+    if weight is not None:
+        count = summed(a, weight, mask, over)
+        total = summed(a, e.ops.elementwise("mul", x, weight), mask, over)
+        return e.ops.elementwise("div", total, e.ops.where(e.ops.elementwise("eq", count, 0), 1, count))
+    count = counted(a, x, mask, over)
+    total = summed(a, x, mask, over)
+    if isinstance(less, Node) or less:
+        count = e.ops.elementwise("sub", count, less)
+    if isinstance(count, Node) or count < 1:
+        count = e.ops.elementwise("maximum", count, 1)
+    return e.ops.elementwise("div", total, count)
+
+
+def mean_by(a: Arguments, x: Any, less: Any = 0) -> Any:
+    e = a.e
+    if isinstance(x, Node) and x.type.base == "bool":
+        x = e.ops.where(x, 1.0, 0.0)
+    count = grouped(a, "sum", 1)
+    if isinstance(less, Node) or less:
+        count = e.ops.elementwise("sub", count, less)
+    return e.ops.elementwise("div", grouped(a, "sum", x), e.ops.elementwise("maximum", count, 1))
+
+
+REDUCE = "over: axes, by: map, where: condition"
+
+
+@builtin(f"sum(x, {REDUCE})", "The sum.", "reduction")
+def sum_(a: Arguments) -> Any:
+    x = a.tensor(0)
+    if a.has("by"):
+        return grouped(a, "sum", x)
+    mask = a.condition()
+    if mask is not None:
+        x, mask = a.aligned(x, mask)
+    return summed(a, x, mask, a.over(x, mask))
+
+
+@builtin(f"mean(x, {REDUCE}, weight: w, else: value)", "The mean; 0 over nothing, or what `else:` says.", "reduction")
+def mean(a: Arguments) -> Any:
+    x = a.tensor(0)
+    if a.has("by"):
+        return mean_by(a, x)
+    mask = a.condition()
+    if mask is not None:
+        x, mask = a.aligned(x, mask)
+    weight = a.e.tensor(a.option("weight")) if a.has("weight") else None
+    over = a.over(x, mask, weight)
+    result = averaged(a, x, mask, over, weight)
+    if a.has("else"):
+        result = a.e.ops.where(a.e.ops.elementwise("gt", counted(a, x, mask, over), 0), result, a.e.tensor(a.option("else")))
+    return result
+
+
+@builtin(f"variance(x, {REDUCE}, ddof: n)", "The mean squared distance from the mean, divided by n - ddof (0 unless said).", "reduction")
+def variance(a: Arguments) -> Any:
+    x = a.tensor(0)
+    less = a.option("ddof", 0)
+    e = a.e
+    if a.has("by"):
+        center = mean_by(a, x)
+        index = e.tensor(a.option("by"))
+        gap = e.ops.elementwise("sub", x, e.ops.gather(center, index, index.type.target.name))
+        return mean_by(a, e.ops.elementwise("mul", gap, gap), less)
+    mask = a.condition()
+    if mask is not None:
+        x, mask = a.aligned(x, mask)
+    over = a.over(x, mask)
+    gap = e.ops.elementwise("sub", x, averaged(a, x, mask, over))
+    return averaged(a, e.ops.elementwise("mul", gap, gap), mask, over, less=less)
+
+
+@builtin(f"std(x, {REDUCE}, ddof: n)", "The square root of the variance.", "reduction")
+def std(a: Arguments) -> Any:
+    return a.e.ops.elementwise("sqrt", variance(a))
+
+
+def _extreme(name: str) -> None:
+    @builtin(f"{name}(x, y, {REDUCE})", f"With two values the {name}imum of each pair of entries, with one the {name}imum over axes or by group.", "reduction", 1, None)
+    def apply(a: Arguments) -> Any:
+        if len(a.places) > 1:
+            values = a.aligned(*(a.tensor(i) for i in range(len(a.places))))
+            result = values[0]
+            for value in values[1:]:
+                result = a.e.ops.elementwise(f"{name}imum", result, value)
+            return result
+        x = a.tensor(0)
+        if a.has("by"):
+            return grouped(a, name, x)
+        mask = a.condition()
+        if mask is not None:
+            x, mask = a.aligned(x, mask)
+            x = a.e.ops.where(mask, x, -math.inf if name == "max" else math.inf)
+        return a.e.ops.reduce(name, x, a.over(x))
+
+
+_extreme("max")
+_extreme("min")
+
+
+def _truth(name: str, doc: str) -> None:
+    @builtin(f"{name}(x, {REDUCE})", doc, "reduction")
+    def apply(a: Arguments) -> Any:
+        x = a.tensor(0)
+        e = a.e
+        if isinstance(x, Node) and x.type.base != "bool":
+            x = e.ops.elementwise("ne", x, 0)
+        mask = a.condition()
+        if mask is not None:
+            x, mask = a.aligned(x, mask)
+            x = e.ops.where(mask, x, name == "all")
+        if a.has("by"):
+            number = grouped(a, "max" if name == "any" else "min", e.ops.where(x, 1, 0))
+            return e.ops.elementwise("ge", number, 1)
+        return e.ops.reduce(name, x, a.over(x))
+
+
+_truth("any", "Whether some entry is true.")
+_truth("all", "Whether every entry is true.")
+
+
+@builtin(f"norm(x, {REDUCE}, order: p)", "The p-norm over the axes, 2 unless said.", "reduction")
+def norm(a: Arguments) -> Any:
+    x = a.tensor(0)
+    e = a.e
+    order = a.number("order", 2)
+    over = a.over(x)
+    if order == 1:
+        return e.ops.reduce("sum", e.ops.elementwise("abs", x), over)
+    if order == math.inf:
+        return e.ops.reduce("max", e.ops.elementwise("abs", x), over)
+    if order == 2:
+        return e.ops.elementwise("sqrt", e.ops.reduce("sum", e.ops.elementwise("mul", x, x), over))
+    total = e.ops.reduce("sum", e.ops.elementwise("pow", e.ops.elementwise("abs", x), order), over)
+    return e.ops.elementwise("pow", total, 1 / order)
+
+
+@builtin("count(axis_or_x, over: axes, by: map, where: condition)", "Entries of an axis, entries that a reduction covers, or members of each group.", "reduction", 0, 1)
+def count(a: Arguments) -> Any:
+    e = a.e
+    if a.has("by"):
+        return grouped(a, "sum", 1)
+    axis = is_axis(e, a.places[0].value, a.scope) if a.places else None
+    if axis is not None and not a.named:
+        return length(a, axis)
+    x = a.tensor(0) if a.places and axis is None else None
+    mask = a.condition()
+    over = a.over(x, mask) if axis is None else (axis,)
+    return counted(a, x, mask, over)
+
+
+@builtin("size(axis_or_x, over: axis)", "The length of an axis.", "reduction")
+def size(a: Arguments) -> Any:
+    axis = is_axis(a.e, a.places[0].value, a.scope)
+    if axis is not None:
+        return length(a, axis)
+    x = a.node(0)
+    return a.e.ops.axis_size(a.over(x)[0], x)
+
+
+@builtin("argmax(x, over: axis)", "An index map to the largest entry, the first of equal ones.", "order")
+def argmax(a: Arguments) -> Any:
+    x = a.node(0)
+    return a.e.ops.arg_reduce("argmax", x, _one_axis(a, x))
+
+
+@builtin("argmin(x, over: axis)", "An index map to the smallest entry, the first of equal ones.", "order")
+def argmin(a: Arguments) -> Any:
+    x = a.node(0)
+    return a.e.ops.arg_reduce("argmin", x, _one_axis(a, x))
+
+
+def _one_axis(a: Arguments, x: Node) -> str:
+    names = [n for n in a.over(x) if x.type.has(n)]
+    if len(names) != 1:
+        raise mistake("E0308", a.call.span, f"`{a.function.name}` works along one axis", why=f"the value has {v.kind_name(x)}", fix="name it with `over:`")
+    return names[0]
+
+
+@builtin("cumsum(x, over: axis)", "Running sum along an axis, each entry included.", "order")
+def cumsum(a: Arguments) -> Any:
+    x = a.node(0)
+    return a.e.ops.scan_sum(x, _one_axis(a, x))
+
+
+@builtin("last(x, over: axis)", "True at the last true entry along the axis.", "order")
+def last(a: Arguments) -> Any:
+    x = a.node(0)
+    axis = _one_axis(a, x)
+    e = a.e
+    ones = e.ops.where(x, 1, 0)
+    seen = e.ops.scan_sum(e.ops.constant(ones), axis)
+    return e.ops.elementwise("and", x, e.ops.elementwise("eq", seen, e.ops.reduce("sum", ones, [axis])))
+
+
+@builtin("position(axis)", "0, 1, 2, .. along an axis.", "axes")
+def position(a: Arguments) -> Any:
+    axis = is_axis(a.e, a.places[0].value, a.scope)
+    if axis is None:
+        raise mistake("E0306", a.places[0].span, "an axis name is needed here")
+    return a.e.ops.range(a.scope.axes.get(axis, Axis(axis)), a.e.holder(axis, a.scope))
+
+
+@builtin("range(axes)", "0, 1, 2, .. along a new axis: `range([row: n])`, or along one in scope.", "axes")
+def range_(a: Arguments) -> Any:
+    axes = a.axis_list(a.places[0])
+    if len(axes) != 1:
+        raise mistake("E0308", a.call.span, "`range` runs along one axis")
+    return a.e.ops.range(axes[0], a.e.holder(axes[0].name, a.scope))
+
+
+@builtin("one_hot(index, over: axis)", "1 where the index is, 0 elsewhere, along the axis.", "axes")
+def one_hot(a: Arguments) -> Any:
+    index = a.tensor(0)
+    target = index.type.target if isinstance(index, Node) else None
+    if a.has("over"):
+        name = a.e.axis_names(a.named["over"].value, a.scope)[0]
+        axis = a.axis_of(name)
+        if axis.size is None and target is not None and target.name == name:
+            axis = target
+    elif target is not None:
+        axis = target
+    else:
+        raise mistake("E0308", a.call.span, "which axis is this one-hot along?", fix="name it with `over:`")
+    if axis.size is None:
+        size_ = length(a, axis.name)
+        if isinstance(size_, int):
+            axis = Axis(axis.name, size_)
+    return a.e.ops.one_hot(index, axis)
+
+
+@builtin("rename(x, axis: new)", "The same value with an axis called otherwise.", "axes")
+def rename(a: Arguments) -> Any:
+    x = a.tensor(0)
+    if not isinstance(x, Node):
+        return x
+    names: dict[str, str] = {}
+    for old, arg in a.named.items():
+        if not isinstance(arg.value, s.Name):
+            raise mistake("E0306", arg.value.span, "an axis name is needed here")
+        if not x.type.has(old) and not (x.type.target is not None and x.type.target.name == old):
+            raise mistake("E0303", arg.span, f"{v.kind_name(x)} has no axis `{old}`")
+        names[old] = arg.value.id
+        axis = next((ax for ax in (*x.type.axes, *([x.type.target] if x.type.target else [])) if ax.name == old), Axis(old))
+        a.scope.axes.setdefault(arg.value.id, Axis(arg.value.id, axis.size))
+    return a.e.ops.rename(x, names)
+
+
+@builtin("dot(x, y, over: axes)", "The sum of products over the axes; other common axes are matched by name.", "linear algebra", 2, 2)
+def dot(a: Arguments) -> Any:
+    x, y = a.node(0), a.node(1)
+    over = a.over(x, y)
+    shared = [n for n in over if x.type.has(n) and y.type.has(n)]
+    if len(shared) != len(over):
+        missing = next(n for n in over if n not in shared)
+        raise mistake("E0303", a.call.span, f"axis `{missing}` is not on both sides of the product", why=f"{v.kind_name(x)} and {v.kind_name(y)}")
+    x, y = (a.e.ops.constant(a.e.ops.where(n, 1.0, 0.0)) if n.type.base == "bool" else n for n in (x, y))
+    return a.e.ops.dot(x, y, over)
+
+
+# ---- order
+
+
+@builtin("sort(x, over: axis, descending: bool)", "The entries in order along an axis; indices in ascending order.", "order")
+def sort(a: Arguments) -> Any:
+    x = a.node(0)
+    axis = _one_axis(a, x) if a.has("over") or len(x.type.axes) != 1 else x.type.axes[0].name
+    return a.e.ops.sort(x, axis, bool(a.number("descending", False)))
+
+
+@builtin("rank(x, over: axes, descending: bool)", "The place of each entry in the sorted order, 0 first; equal entries keep their order.", "order")
+def rank(a: Arguments) -> Any:
+    x = a.node(0)
+    over = tuple(n for n in x.type.names if n in a.over(x))
+    return a.e.ops.rank(x, over, bool(a.number("descending", False)))
+
+
+@builtin("top(x, count, over: axis, named: axis)", "An index map to the `count` largest entries, largest first; of equal ones the first.", "order", 2, 2)
+def top(a: Arguments) -> Any:
+    x = a.node(0)
+    number = a.raw(1)
+    if not isinstance(number, int):
+        raise mistake("E0311", a.places[1].span, "how many must be known when the spec is compiled")
+    axis = _one_axis(a, x)
+    named = a.e.axis_names(a.named["named"].value, a.scope)[0] if a.has("named") else f"top_{axis}"
+    return a.e.ops.top(x, number, axis, named)
+
+
+# ---- softmax family and losses
+
+
+def log_normalizer(e: Elaborator, x: Node, axis: str) -> Any:
+    peak = e.ops.elementwise("stop", e.ops.reduce("max", x, [axis]))
+    total = e.ops.reduce("sum", e.ops.elementwise("exp", e.ops.elementwise("sub", x, peak)), [axis])
+    return e.ops.elementwise("add", e.ops.elementwise("log", total), peak)
+
+
+@builtin("softmax(x, over: axis)", "exp(x) / sum(exp(x)), without overflow.", "losses")
+def softmax(a: Arguments) -> Any:
+    return a.e.ops.elementwise("exp", log_softmax(a))
+
+
+@builtin("log_softmax(x, over: axis)", "x - log(sum(exp(x))), without overflow.", "losses")
+def log_softmax(a: Arguments) -> Any:
+    x = a.node(0)
+    return a.e.ops.elementwise("sub", x, log_normalizer(a.e, x, _one_axis(a, x)))
+
+
+@builtin("cross_entropy(logits, label, over: axis)", "-log softmax at the label. Without `over:` its mean; with it one value for each entry.", "losses", 2, 2)
+def cross_entropy(a: Arguments) -> Any:
+    x, label = a.node(0), a.node(1)
+    if label.type.target is None:
+        raise mistake("E0310", a.places[1].span, "labels must be an index map", why="`[sample -> class]` says which class each sample has")
+    axis = a.over(x)[0] if a.has("over") else label.type.target.name
+    if not x.type.has(axis):
+        raise mistake("E0303", a.places[0].span, f"the logits have no axis `{axis}`", why=f"they are {v.kind_name(x)}", fix=f"the model's output axis must be `{axis}`")
+    loss = a.e.ops.elementwise("sub", log_normalizer(a.e, x, axis), a.e.ops.gather(x, label, axis))
+    if a.has("over"):
+        return loss
+    return averaged(a, loss, None, tuple(n for n in a.e.tensor(loss).type.names if n != "node"))
+
+
+@builtin("squared_error(x, y)", "The mean of (x - y)^2.", "losses", 2, 2)
+def squared_error(a: Arguments) -> Any:
+    gap = a.e.ops.elementwise("sub", *a.aligned(a.tensor(0), a.tensor(1)))
+    return averaged(a, a.e.ops.elementwise("mul", gap, gap), None, a.over(gap))
+
+
+@builtin("accuracy(logits, label)", "The share of entries whose largest logit is at the label.", "losses", 2, 2)
+def accuracy(a: Arguments) -> Any:
+    x, label = a.node(0), a.node(1)
+    if label.type.target is None or not x.type.has(label.type.target.name):
+        raise mistake("E0310", a.places[1].span, "labels must be an index map into an axis of the logits", why=f"the logits are {v.kind_name(x)}")
+    best = a.e.ops.arg_reduce("argmax", x, label.type.target.name)
+    same = a.e.ops.constant(a.e.ops.elementwise("eq", best, label))
+    return averaged(a, same, None, tuple(n for n in same.type.names if n != "node"))
+
+
+# ---- derivatives
+
+
+@builtin("gradient(value, of: x)", "The derivative of a value (summed over its axes) with respect to x.", "derivatives")
+def gradient(a: Arguments) -> Any:
+    from gradflow.passes.differentiate import gradient as differentiate
+
+    value, of = a.tensor(0), a.e.tensor(a.option("of"), a.call)
+    if not isinstance(of, Node):
+        raise mistake("E0406", a.call.span, "`gradient` needs a value that varies: `of: x`")
+    if not isinstance(value, Node):
+        return a.e.ops.expand(0.0, of.type.axes)
+    return differentiate(a.e.ops, value, [of])[0]
+
+
+def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options: Any) -> Node:
+    return e.ops.make("linalg", inputs, type_, name=name, options=tuple(sorted(options.items())))
+
+
+from gradflow.passes import draws as _draws  # noqa: E402,F401  (adds its family to the table)
+from gradflow.passes import matrices as _matrices  # noqa: E402,F401

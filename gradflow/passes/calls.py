@@ -1,0 +1,412 @@
+"""Calls of definitions: functions, objectives, stages, topologies, pipelines; models and library primitives.
+
+Positional arguments are the inputs if a definition has any, else its parameters; names work for both; a record supplies inputs by name,
+and so does the record of the objective that a function value stands in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake, nearest
+from gradflow.passes import values as v
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.parameters import argument, check_domain
+from gradflow.passes.scope import Module, Scope
+
+STAGE_DEFINITIONS = ("estimator", "projection", "exchange", "update")
+
+
+def definition_value(e: Elaborator, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
+    """What a name means that is no local one: a definition here or in the library, a primitive, a built-in."""
+    from gradflow.passes.builtins import BUILTINS
+
+    found = scope.find(name, _inside(scope))
+    if found is not None:
+        return True, _definition(e, *found)
+    if name in ("backprop", "nothing"):
+        return True, v.BuiltinStage(name, node.span)
+    if name in BUILTINS:
+        return True, v.Builtin(name)
+    from gradflow.library.catalogue import catalogue
+
+    if name in catalogue():
+        return True, v.Primitive(name)
+    return False, None
+
+
+def _inside(scope: Scope) -> s.Definition | None:
+    current: Scope | None = scope
+    while current is not None:
+        inside = current.names.get("#definition")
+        if inside is not None:
+            return inside
+        current = current.parent
+    return None
+
+
+def _definition(e: Elaborator, definition: s.Definition, module: Module) -> Any:
+    """A definition named without a call. Parameters keep their defaults where it is used."""
+    scope = module.scope()
+    if definition.kind in ("function", "objective"):
+        return v.Function(definition, scope)
+    if definition.kind in STAGE_DEFINITIONS:
+        return _Unapplied(definition, scope)
+    return _Unapplied(definition, scope)
+
+
+class _Unapplied:
+    """A stage, topology or pipeline named but not called; calling it with no arguments takes the defaults."""
+
+    def __init__(self, definition: s.Definition, scope: Scope):
+        self.definition = definition
+        self.scope = scope
+
+
+def call(e: Elaborator, node: s.Call, scope: Scope) -> Any:
+    if scope.frame is not None and isinstance(node.callee, s.Name) and not scope.local(node.callee.id)[0]:
+        special, value = scope.frame.call_special(node, scope)
+        if special:
+            return value
+    callee = e.evaluate(node.callee, scope)
+    if isinstance(callee, v.Builtin):
+        from gradflow.passes.builtins import BUILTINS
+
+        return BUILTINS[callee.name].handler(e, node, scope)
+    if isinstance(callee, v.Function):
+        return call_function(e, callee, node, scope, lenient=_is_value(node.callee, scope))
+    if isinstance(callee, v.LambdaValue):
+        return _call_lambda(e, callee, node, scope)
+    if isinstance(callee, _Unapplied):
+        return apply_definition(e, callee.definition, callee.scope, node.args, scope, node.span)
+    if isinstance(callee, v.StageCall):
+        return callee.run(*(e.tensor(e.evaluate(arg.value, scope), arg.value) for arg in node.args))
+    if isinstance(callee, v.STAGES) and scope.frame is not None:
+        return scope.frame.call_stage(callee, node, scope)
+    if isinstance(callee, v.Model) or (isinstance(callee, Node) and callee.type.has("param")):
+        from gradflow.passes.models import call_model
+
+        return call_model(e, callee, node, scope)
+    if isinstance(callee, v.Primitive):
+        from gradflow.passes.models import call_primitive
+
+        return call_primitive(e, callee.name, node, scope)
+    frame_call = getattr(callee, "call", None)
+    if frame_call is not None:
+        return frame_call(e, node, scope)
+    raise mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called")
+
+
+def _is_value(callee: s.Expr, scope: Scope) -> bool:
+    """A function that arrived as a parameter: arguments that it does not declare are dropped."""
+    return isinstance(callee, s.Name) and scope.local(callee.id)[0]
+
+
+def _call_lambda(e: Elaborator, function: v.LambdaValue, node: s.Call, scope: Scope) -> Any:
+    params = function.tree.params
+    if len(node.args) != len(params):
+        raise mistake("E0401", node.span, f"{len(params)} arguments are needed, {len(node.args)} given")
+    inner = function.scope.child()
+    for name, arg in zip(params, node.args, strict=True):
+        inner.names[name] = e.evaluate(arg.value, scope)
+    return e.evaluate(function.tree.body, inner)
+
+
+# ---- parameters
+
+
+def bind_parameters(
+    e: Elaborator, definition: s.Definition, home: Scope, given: dict[str, tuple[s.Expr | None, Any, Scope]], already: Any, span: Any, abstract: bool = False
+) -> dict[str, Any]:
+    """Values of all parameters: given here, bound before, or the default, evaluated where the definition stands."""
+    bound: dict[str, Any] = {}
+    inner = home.child(definition.name)
+    inner.names["#definition"] = definition
+    for param in definition.params:
+        if param.name in given:
+            tree, value, scope = given[param.name]
+            bound[param.name] = argument(e, param, tree, scope) if tree is not None else check_domain(e, param, value, span, inner)
+        elif param.name in already:
+            bound[param.name] = already[param.name]
+        elif param.default is not None:
+            bound[param.name] = applied(e, argument(e, param, param.default, inner), param.default.span)
+        elif abstract:
+            bound[param.name] = v.Missing(param.name, definition.name, span)
+        else:
+            raise mistake("E0401", span, f"`{definition.name}` needs `{param.name}`", why="the parameter has no default", fix=f"write `{definition.name}({param.name}: ..)`")
+        inner.names[param.name] = bound[param.name]
+    return bound
+
+
+def applied(e: Elaborator, value: Any, span: Any) -> Any:
+    """A definition that was only named, called with its defaults."""
+    if isinstance(value, _Unapplied):
+        return apply_definition(e, value.definition, value.scope, (), value.scope, span)
+    return value
+
+
+def match_arguments(definition: s.Definition, args: tuple[s.Arg, ...], scope: Scope) -> dict[str, tuple[s.Expr | None, Any, Scope]]:
+    """Arguments to the parameters of a definition without inputs, by place and by name."""
+    names = [param.name for param in definition.params]
+    given: dict[str, tuple[s.Expr | None, Any, Scope]] = {}
+    place = 0
+    for arg in args:
+        if arg.name is None:
+            if place >= len(names):
+                raise mistake("E0401", arg.span, f"`{definition.name}` takes {len(names)} argument{'s' * (len(names) != 1)}", why=_takes(definition))
+            name = names[place]
+            place += 1
+        else:
+            name = arg.name
+        if name not in names:
+            raise unknown_parameter(definition, arg, names)
+        if name in given:
+            raise mistake("E0403", arg.span, f"`{name}` is given twice")
+        if isinstance(arg.value, s.Slice):
+            raise mistake("E0304", arg.value.span, "a range `a .. b` is no argument")
+        given[name] = (arg.value, None, scope)
+    return given
+
+
+def unknown_parameter(definition: s.Definition, arg: s.Arg, names: list[str]) -> Exception:
+    return mistake("E0404", arg.span, f"`{definition.name}` has no parameter `{arg.name}`", why=_takes(definition), fix=nearest(arg.name or "", names))
+
+
+def _takes(definition: s.Definition) -> str:
+    names = ", ".join(f"`{p.name}`" for p in definition.params)
+    return f"it takes {names}" if names else "it takes no parameters"
+
+
+def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
+    """A stage, topology, pipeline (or alias of one) with its arguments."""
+    bound = bind_parameters(e, definition, home, match_arguments(definition, args, scope), {}, span)
+    return with_bound(e, definition, home, bound, span)
+
+
+def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict[str, Any], span: Any) -> Any:
+    inner = home.child(definition.name)
+    inner.names.update(bound)
+    inner.names["#definition"] = definition
+    if definition.kind == "topology":
+        from gradflow.passes.topologies import build_topology
+
+        return build_topology(e, definition, inner, span)
+    if definition.kind == "pipeline":
+        return v.Pipeline(definition, home, bound)
+    if definition.value is not None:
+        value = applied(e, e.evaluate(definition.value, inner), definition.value.span)
+        return v.ChainOf((value,), span) if definition.kind in STAGE_DEFINITIONS else value
+    if definition.kind in STAGE_DEFINITIONS:
+        return v.Stage(definition, home, bound, span)
+    raise mistake("E0901", span, f"{definition.kind}s cannot be used yet", why=f"`{definition.name}` parses and formats, but its family is not built")
+
+
+# ---- functions and objectives
+
+
+def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scope, lenient: bool = False) -> Any:
+    definition = function.definition
+    inputs = [name for statement in function.inputs for name in statement.names]
+    params = [param.name for param in definition.params]
+    if definition.value is not None:
+        return _call_alias(e, function, node, scope, lenient)
+    if not inputs:
+        args = tuple(a for a in node.args if not lenient or a.name is None or a.name in params)
+        given = match_arguments(definition, args, scope)
+        bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
+        return run_body(e, v.Function(definition, function.scope, bound), {}, node.span)
+    given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
+    bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
+    configured = v.Function(definition, function.scope, bound)
+    if not supplied and not any(arg.name is None for arg in node.args):
+        return configured
+    return run_body(e, configured, supplied, node.span)
+
+
+def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope, lenient: bool) -> Any:
+    """`objective sapo(tau) = policy_gradient(..)`: own parameters here, everything else goes to what it stands for."""
+    definition = function.definition
+    assert definition.value is not None
+    names = {param.name for param in definition.params}
+    plain = _is_formula(e, function)
+    own = tuple(arg for arg in node.args if (arg.name in names if arg.name else plain))
+    rest = tuple(arg for arg in node.args if arg not in own)
+    bound = bind_parameters(e, definition, function.scope, match_arguments(definition, own, scope), function.bound, node.span)
+    inner = function.scope.child(definition.name)
+    inner.names.update(bound)
+    inner.names["#definition"] = definition
+    inner.axes.update(_axes_of_bound(definition, bound))
+    target = applied(e, e.evaluate(definition.value, inner), definition.value.span)
+    if plain:
+        return target
+    if isinstance(target, v.Function) and rest:
+        return call_function(e, target, s.Call(node.span, node.callee, rest), scope, lenient)
+    if rest:
+        raise unknown_parameter(definition, rest[0], [p.name for p in definition.params])
+    return target
+
+
+def _is_formula(e: Elaborator, function: v.Function) -> bool:
+    """An alias of kind function whose value is an expression of its parameters: `function warmup(share) = min(1, progress / share)`."""
+    definition = function.definition
+    if definition.kind != "function":
+        return False
+    value = definition.value
+    if isinstance(value, s.Call) and isinstance(value.callee, s.Name):
+        found = function.scope.find(value.callee.id, definition)
+        return not (found is not None and found[0].kind in ("function", "objective") and any(isinstance(x, s.Input) for x in found[0].body or ()))
+    return True
+
+
+def _split_arguments(
+    e: Elaborator, function: v.Function, node: s.Call, scope: Scope, inputs: list[str], params: list[str], lenient: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of a call to parameters and inputs; records spread over the inputs that they have fields for."""
+    given: dict[str, Any] = {}
+    supplied: dict[str, Any] = {}
+    records: list[v.Record] = []
+    place = 0
+    for arg in node.args:
+        if arg.name is None:
+            value = e.evaluate(arg.value, scope)
+            if isinstance(value, v.Data):
+                from gradflow.passes.models import data_record
+
+                value = data_record(e, value, scope)
+            if isinstance(value, v.Record) and value.value is None:
+                records.append(value)
+                continue
+            while place < len(inputs) and inputs[place] in supplied:
+                place += 1
+            if place >= len(inputs):
+                raise mistake("E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", why="it takes " + ", ".join(f"`{n}`" for n in inputs))
+            supplied[inputs[place]] = value
+        elif arg.name in params:
+            given[arg.name] = (arg.value, None, scope)
+        elif arg.name in inputs:
+            supplied[arg.name] = e.evaluate(arg.value, scope)
+        elif not lenient:
+            raise unknown_parameter(function.definition, arg, [*params, *inputs])
+    for record in records:
+        for name in inputs:
+            if name in record.fields and name not in supplied:
+                supplied[name] = record.fields[name]
+        if not any(name in record.fields for name in inputs):
+            raise _no_field_fits(function, record, node, inputs)
+    return given, supplied
+
+
+def _no_field_fits(function: v.Function, record: v.Record, node: s.Call, inputs: list[str]) -> Exception:
+    return mistake(
+        "E0206", node.span, f"nothing in this record is an input of `{function.name}`", why=f"it has {', '.join(f'`{n}`' for n in record.fields)}; "
+        f"`{function.name}` takes {', '.join(f'`{n}`' for n in inputs)}",
+    )  # fmt: skip
+
+
+def run_body(e: Elaborator, function: v.Function, supplied: dict[str, Any], span: Any) -> Any:
+    """Evaluates the body of a function or objective with its inputs; the result's axes carry the caller's names."""
+    from gradflow.passes.bodies import run_function
+
+    return run_function(e, function, supplied, span)
+
+
+def call_values(e: Elaborator, function: Any, span: Any, *values: Any, **named: Any) -> Any:
+    """Calls a function value with values already at hand."""
+    if isinstance(function, v.LambdaValue):
+        inner = function.scope.child()
+        inner.names.update(zip(function.tree.params, values, strict=True))
+        return e.evaluate(function.tree.body, inner)
+    definition = function.definition
+    if definition.value is not None:
+        bound = bind_parameters(e, definition, function.scope, {}, function.bound, span)
+        inner = function.scope.child(definition.name)
+        inner.names.update(bound)
+        inner.names["#definition"] = definition
+        return call_values(e, e.evaluate(definition.value, inner), span, *values, **named)
+    names = [name for statement in function.inputs for name in statement.names]
+    bound = bind_parameters(e, definition, function.scope, {k: (None, x, function.scope) for k, x in named.items() if k not in names}, function.bound, span)
+    supplied = dict(zip(names, values, strict=False)) | {k: x for k, x in named.items() if k in names}
+    return run_body(e, v.Function(definition, function.scope, bound), supplied, span)
+
+
+def _axes_of_bound(definition: s.Definition, bound: dict[str, Any]) -> dict[str, Axis]:
+    """Axes that the types of parameters name, with the sizes that the bound values give them."""
+    axes: dict[str, Axis] = {}
+    for param in definition.params:
+        value = bound.get(param.name)
+        for option in param.type.options if param.type else ():
+            for item in option.axes.items if option.axes else ():
+                if isinstance(value, Node) and value.type.has(item.name):
+                    axes[item.name] = value.type.axis(item.name)
+    return axes
+
+
+def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) -> dict[str, Any]:
+    """What stands behind the dot. Values may be callables: made only when asked for."""
+    if isinstance(value, v.Record):
+        return dict(value.fields)
+    if isinstance(value, v.StageCall):
+        return value.fields
+    if isinstance(value, v.Data):
+        from gradflow.passes.models import data_fields
+
+        return data_fields(e, value)
+    if isinstance(value, v.Model):
+        return dict(value.spec.facts)
+    if isinstance(value, v.Topology):
+        from gradflow.passes.topologies import topology_fields
+
+        return topology_fields(e, value)
+    if isinstance(value, v.STAGES):
+        from gradflow.passes.properties import property_fields
+
+        called = node_frame.flow.called.get(f"#{id(value)}", {}) if node_frame is not None else {}
+        return called | property_fields(e, value, node_frame)
+    other = getattr(value, "fields", None)
+    if callable(other):
+        return other()
+    raise mistake("E0202", node.name_span, f"{v.kind_name(value)} has no fields")
+
+
+def declared_axes(e: Elaborator, axes: s.Axes, scope: Scope) -> tuple[tuple[Axis, ...], Axis | None]:
+    """An axis list with its sizes evaluated; `[grad]` and `[x]` splice the axes of a value, names already in scope keep their size."""
+    found: list[Axis] = []
+    for item in axes.items:
+        size = e.evaluate(item.size, scope) if item.size is not None else None
+        if item.size is None:
+            spliced = spliced_axes(e, item, scope)
+            if spliced is not None:
+                found.extend(spliced)
+                continue
+        known = scope.axes.get(item.name)
+        number = size if isinstance(size, int) else known.size if known is not None else None
+        found.append(Axis(item.name, number))
+    target = None
+    if axes.target is not None:
+        target = scope.axes.get(axes.target, Axis(axes.target, None))
+    return union(tuple(found)), target
+
+
+def spliced_axes(e: Elaborator, item: s.AxisItem, scope: Scope) -> tuple[Axis, ...] | None:
+    """The axes of the value that an axis item names (`[grad]`, `[train.x]`), or None where it names an axis."""
+    parts = item.name.split(".")
+    if item.name in scope.axes:
+        return None
+    tree: s.Expr = s.Name(item.span, parts[0])
+    for part in parts[1:]:
+        tree = s.Field(item.span, tree, part, item.span)
+    found, value = scope.local(parts[0])
+    if not found and scope.frame is not None:
+        special = scope.frame.special(parts[0], item)
+        found, value = special is not None, special
+    if not found:
+        return None
+    value = e.tensor(e.evaluate(tree, scope), tree)
+    return value.type.axes if isinstance(value, Node) else ()
+
+
+def as_type(node: Any) -> Type:
+    return node.type if isinstance(node, Node) else Type("real")

@@ -1,0 +1,370 @@
+"""Elaboration of expressions: syntax in, numbers and graph nodes out. Names, arithmetic by axis name, indexing, calls.
+
+Calls of definitions are in `calls.py`, built-in functions in `builtins.py`, stages and flows in `stages.py`, pipelines in `pipelines.py`;
+they share one `Elaborator`, which holds the graph, the diagnostics and the context of the moment (which flow, at which parameters).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradflow.graph.graph import Graph, Node
+from gradflow.graph.operations import Operations
+from gradflow.graph.types import Axis, AxisConflict, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import Diagnostic, Mistake, Report, mistake, nearest
+from gradflow.language.source import Span
+from gradflow.passes import values as v
+from gradflow.passes.scope import Scope, standard_index
+
+NUMBERS = (bool, int, float)
+CONSTANTS = {"pi": math.pi, "inf": math.inf, "true": True, "false": False, "none": v.NONE}
+OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "and": "and", "or": "or"}
+COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
+CLOCKS = {"t": "int", "t_end": "int", "progress": "real"}
+
+
+@dataclass
+class Context:
+    """Where a live formula is evaluated: parameters put in place of the models' own, the nodes of a topology, how fresh the draws are."""
+
+    parameters: dict[str, Node] = field(default_factory=dict)
+    nodes: int | None = None
+    flow: str = ""
+    fresh: int = 0
+    batch: bool = False
+    objective: bool = False
+    draws: dict[str, Any] = field(default_factory=dict)
+
+
+class Elaborator:
+    """The state of one elaboration: graph, diagnostics, and the context of the moment."""
+
+    def __init__(self, report: Report | None = None):
+        self.graph = Graph()
+        self.ops = Operations(self.graph)
+        self.report = report or Report()
+        self.context = Context()
+        self.records: list[Any] = []
+        self.depth = 0
+        self.used: set[str] = set()
+        self.constants: dict[str, Any] = {}
+        self.place: str | None = None
+        self.loops: tuple[int, ...] = ()
+        self.formulas: dict[int, Node] = {}
+
+    # ---- diagnostics and context
+
+    def warn(self, code: str, span: Span, message: str, **rest: Any) -> None:
+        self.report.add(Diagnostic(code, message, span, **rest))
+
+    @contextmanager
+    def at(self, **changes: Any) -> Any:
+        """Evaluates inside in a context with these fields changed."""
+        before = self.context
+        self.context = Context(**{**vars(before), **changes})
+        try:
+            yield self.context
+        finally:
+            self.context = before
+
+    @contextmanager
+    def placed(self, place: str | None) -> Any:
+        """Draws inside belong to this place in the text."""
+        before, self.place = self.place, place
+        try:
+            yield
+        finally:
+            self.place = before
+
+    @contextmanager
+    def looping(self, index: int) -> Any:
+        before, self.loops = self.loops, (*self.loops, index)
+        try:
+            yield
+        finally:
+            self.loops = before
+
+    def remember(self, node: Node) -> None:
+        """A formula of an objective or a pipeline: taken once per rollout if nothing live is in it."""
+        self.formulas[node.id] = node
+
+    @contextmanager
+    def collecting(self) -> Any:
+        """A mistake inside is added to the report and does not stop what comes after."""
+        try:
+            yield
+        except Mistake as error:
+            self.report.add(error.diagnostic)
+
+    # ---- expressions
+
+    def evaluate(self, node: s.Expr, scope: Scope) -> Any:
+        self.ops.span = node.span
+        method = getattr(self, f"_{type(node).__name__.lower()}")
+        try:
+            return method(node, scope)
+        except AxisConflict as conflict:
+            raise mistake(
+                "E0302", node.span, f"{conflict}", why="axes with one name are matched entry by entry", fix="`rename` one of the two, or cut them to one size"
+            ) from None
+
+    def _number(self, node: s.Number, scope: Scope) -> Any:
+        return node.value
+
+    def _string(self, node: s.String, scope: Scope) -> Any:
+        return node.value
+
+    def _name(self, node: s.Name, scope: Scope) -> Any:
+        found, value = self.look_up(node.id, scope, node)
+        if found:
+            return value
+        known = [*scope.locals(), *scope.module.definitions, *standard_index(), *self.builtin_names(), *CONSTANTS, *scope.axes]
+        close = nearest(node.id, known)
+        raise mistake("E0201", node.span, f"unknown name `{node.id}`", label="not defined here", fix=close or "define it, or import the file that does")
+
+    def look_up(self, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
+        """(found, value): local names, then axes (their size), clocks, definitions, primitives, built-ins."""
+        found, value = scope.local(name)
+        if found:
+            if isinstance(value, v.Missing):
+                raise mistake(
+                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="not supplied", why=f"{value.owner} reads it here",
+                    fix=f"pass `{name}: ..`, or a record that has a field `{name}`",
+                )  # fmt: skip
+            self.used.add(name)
+            return True, self.force(value)
+        if name in scope.axes:
+            return True, self.axis_length(name, scope, node)
+        if name in CONSTANTS:
+            return True, CONSTANTS[name]
+        if name in CLOCKS:
+            return True, self.clock(name, scope)
+        special = self.special_name(name, scope, node)
+        if special is not None:
+            return True, special
+        return self.definition_value(name, scope, node)
+
+    def force(self, value: Any) -> Any:
+        """A lazy name (a live formula of a pipeline) is evaluated when it is read."""
+        from gradflow.passes.pipelines import Formula
+
+        return value.read() if isinstance(value, Formula) else value
+
+    def special_name(self, name: str, scope: Scope, node: s.Node) -> Any:
+        """`grad`, `param`, `objective`, `graph` inside stages; None elsewhere."""
+        frame = scope.frame
+        return frame.special(name, node) if frame is not None else None
+
+    def definition_value(self, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
+        from gradflow.passes.calls import definition_value
+
+        return definition_value(self, name, scope, node)
+
+    def builtin_names(self) -> Iterable[str]:
+        from gradflow.passes.builtins import BUILTINS
+
+        return BUILTINS
+
+    def clock(self, name: str, scope: Scope) -> Node:
+        flow = self.context.flow if scope.frame is not None or self.context.flow else ""
+        if name == "progress":
+            return self.tensor(self.ops.elementwise("div", self._clock("t", flow), self._clock("t_end", flow)))
+        return self._clock(name, flow)
+
+    def _clock(self, name: str, flow: str) -> Node:
+        return self.ops.source(Type(CLOCKS[name]), "clock", name, *([flow] if flow else []))
+
+    def axis_length(self, name: str, scope: Scope, node: s.Node) -> Any:
+        axis = scope.axes[name]
+        if axis.size is not None:
+            return axis.size
+        holder = self.holder(name, scope)
+        if holder is None:
+            raise mistake("E0303", node.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis")
+        return self.ops.axis_size(name, holder)
+
+    def holder(self, name: str, scope: Scope) -> Node | None:
+        """Some value in scope that has the axis, to read its length off."""
+        current: Scope | None = scope
+        while current is not None:
+            for value in current.names.values():
+                if isinstance(value, Node) and value.type.has(name):
+                    return value
+            current = current.parent
+        return None
+
+    def _group(self, node: s.Group, scope: Scope) -> Any:
+        if len(node.items) == 1 and node.items[0].name is None:
+            return self.evaluate(node.items[0].value, scope)
+        if all(item.name is not None for item in node.items):
+            return v.Record({item.name or "": self.evaluate(item.value, scope) for item in node.items})
+        return tuple(self.evaluate(item.value, scope) for item in node.items)
+
+    def _listof(self, node: s.ListOf, scope: Scope) -> Any:
+        return [self.evaluate(item.value, scope) for item in node.items]
+
+    def _slice(self, node: s.Slice, scope: Scope) -> Any:
+        raise mistake("E0304", node.span, "a range `a .. b` has no value of its own", fix="use it inside an index: `x[row: 0 .. 4]`")
+
+    def _unary(self, node: s.Unary, scope: Scope) -> Any:
+        value = self.tensor(self.evaluate(node.operand, scope), node.operand)
+        return self.ops.elementwise("not" if node.op == "not" else "neg", value)
+
+    def _binary(self, node: s.Binary, scope: Scope) -> Any:
+        left = self.evaluate(node.left, scope)
+        if node.op in ("and", "or") and isinstance(left, bool) and left == (node.op == "or"):
+            return left
+        right = self.evaluate(node.right, scope)
+        if isinstance(left, v.Topology):
+            from gradflow.passes.topologies import combine
+
+            return combine(self, node, left, right)
+        return self.arithmetic(OPERATORS[node.op], node, scope, (left, node.left), (right, node.right))
+
+    def _compare(self, node: s.Compare, scope: Scope) -> Any:
+        parts = [(self.evaluate(operand, scope), operand) for operand in node.operands]
+        result: Any = None
+        for op, left, right in zip(node.ops, parts, parts[1:], strict=False):
+            if any(isinstance(side[0], str) or side[0] is v.NONE for side in (left, right)):
+                one = (left[0] == right[0]) == (op == "==")
+            else:
+                one = self.arithmetic(COMPARISONS[op], node, scope, left, right)
+            result = one if result is None else self.ops.elementwise("and", result, one)
+        return result
+
+    def arithmetic(self, op: str, node: s.Node, scope: Scope, *operands: tuple[Any, s.Node]) -> Any:
+        """One elementwise operation, after index maps in scope have brought the operands to common axes."""
+        tensors = self.aligned([self.tensor(value, where) for value, where in operands], scope, node)
+        self.ops.span = node.span
+        return self.ops.elementwise(op, *tensors)
+
+    def _lambda(self, node: s.Lambda, scope: Scope) -> Any:
+        return v.LambdaValue(node, scope)
+
+    def _chain(self, node: s.Chain, scope: Scope) -> Any:
+        from gradflow.passes.stages import chain_value
+
+        return chain_value(self, node, scope)
+
+    def _guarded(self, node: s.Guarded, scope: Scope) -> Any:
+        return v.OnlyOn(self.evaluate(node.stage, scope), node.pattern, scope)
+
+    def _alternatives(self, node: s.Alternatives, scope: Scope) -> Any:
+        return v.FirstFitting(tuple(self.evaluate(option, scope) for option in node.options), node.span)
+
+    def _field(self, node: s.Field, scope: Scope) -> Any:
+        if isinstance(node.value, s.Name) and not scope.local(node.value.id)[0]:
+            imported = scope.imported(node.value.id, node)
+            if imported is not None:
+                found, value = self.definition_value(node.name, imported.scope(), node)
+                if found:
+                    return value
+        value = self.evaluate(node.value, scope)
+        return self.field_of(value, node, scope)
+
+    def field_of(self, value: Any, node: s.Field, scope: Scope) -> Any:
+        from gradflow.passes.calls import fields_of
+
+        fields = fields_of(self, value, node, scope.frame)
+        if node.name in fields:
+            found = fields[node.name]
+            return found() if callable(found) and not isinstance(found, type) else found
+        known = ", ".join(f"`{name}`" for name in sorted(fields)[:12])
+        raise mistake(
+            "E0202", node.name_span, f"{v.kind_name(value)} has no field `{node.name}`", fix=nearest(node.name, fields), why=f"it has {known}" if known else ""
+        )
+
+    def _index(self, node: s.Index, scope: Scope) -> Any:
+        from gradflow.passes.indexing import index_value
+
+        return index_value(self, node, scope)
+
+    def _call(self, node: s.Call, scope: Scope) -> Any:
+        from gradflow.passes.calls import call
+
+        self.depth += 1
+        if self.depth > 200:
+            raise mistake("E0207", node.span, "calls are nested too deeply", why="functions cannot call themselves, directly or through others")
+        try:
+            return call(self, node, scope)
+        finally:
+            self.depth -= 1
+
+    # ---- values as tensors
+
+    def tensor(self, value: Any, node: s.Node | None = None) -> Any:
+        """A number or a graph node; objectives stand for their loss, models for their parameters. Raises Mistake for anything else."""
+        if isinstance(value, Node | bool | int | float):
+            return value
+        if isinstance(value, v.Record) and value.value is not None:
+            return value.value
+        if isinstance(value, v.Model):
+            return self.model_tensor(value)
+        if isinstance(value, list | tuple) and value and all(isinstance(item, NUMBERS) for item in value):
+            return self.ops.stack(list(value), "item")
+        span = node.span if node is not None else self.ops.span
+        raise mistake("E0301", span, f"a number or a tensor is needed here, this is {v.kind_name(value)}")
+
+    def model_tensor(self, model: v.Model) -> Node:
+        """The parameters of a model: the tensor itself of a `free` one, else flat."""
+        flat = self.parameters_of(model)
+        if model.free is not None:
+            return self.ops.leaf(flat, 0, model.free)
+        return flat
+
+    def parameters_of(self, model: v.Model) -> Node:
+        if model.name in self.context.parameters:
+            return self.context.parameters[model.name]
+        axes: tuple[Axis, ...] = (Axis("param", model.spec.size),)
+        lifted = self.lifted_models().get(model.name, ())
+        return self.ops.source(Type("real", (*lifted, *axes)), "param", model.name)
+
+    def lifted_models(self) -> dict[str, tuple[Axis, ...]]:
+        """Axes that a model's parameters have beside `param`: `node` when every node owns a copy."""
+        return getattr(self, "model_axes", {})
+
+    def aligned(self, tensors: list[Any], scope: Scope, node: s.Node) -> list[Any]:
+        """Reads values over an index map's target through the map where the others have the map's own axes."""
+        nodes = [t for t in tensors if isinstance(t, Node)]
+        if len({t.type.names for t in nodes}) < 2:
+            return tensors
+        result = list(tensors)
+        for i, tensor in enumerate(tensors):
+            if not isinstance(tensor, Node):
+                continue
+            others = {name for j, t in enumerate(tensors) if j != i and isinstance(t, Node) for name in t.type.names}
+            for axis in tensor.type.axes:
+                if axis.name in others:
+                    continue
+                maps = [m for m in scope.maps if m.type.target.name == axis.name and set(m.type.names) <= others and m.type.names]
+                if len(maps) > 1:
+                    raise mistake(
+                        "E0305", node.span, f"two maps lead to axis `{axis.name}` here", fix=f"say which one: `x[{axis.name}: map]`"
+                    )
+                if maps:
+                    result[i] = self.ops.gather(result[i], maps[0], axis.name)
+        return result
+
+    # ---- axes
+
+    def axis_names(self, node: s.Expr, scope: Scope, value: Any = None) -> tuple[str, ...]:
+        """The axes that `over: e` names: `token`, `[pair, token]`, or the axes of another value (`inner.param`)."""
+        items = [item.value for item in node.items] if isinstance(node, s.ListOf) else [node]
+        names: list[str] = []
+        for item in items:
+            if isinstance(item, s.Name):
+                names.append(item.id)
+            elif isinstance(item, s.Field) and item.name == "param":
+                names.append("param")
+            else:
+                raise mistake("E0306", item.span, "an axis name is needed here")
+        return tuple(names)
+
+
+def combined(axes: Iterable[tuple[Axis, ...]]) -> tuple[Axis, ...]:
+    return union(*axes)

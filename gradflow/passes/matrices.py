@@ -1,0 +1,97 @@
+"""Built-ins of linear algebra over two named axes: factorizations, spectra, inverses. The numbers are made by `backends/*/linalg.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type
+from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
+from gradflow.passes.arguments import Arguments
+from gradflow.passes.builtins import builtin, linalg
+
+
+def matrix(a: Arguments, place: int = 0) -> Node:
+    x = a.node(place)
+    if len(x.type.axes) < 2:
+        raise mistake("E0308", a.call.span, f"`{a.function.name}` needs a matrix", why=f"this is {v.kind_name(x)}")
+    return x
+
+
+@builtin("singular_vectors(x, of: axis, top: k)", "The leading k singular vectors of one side, [of, r]; signs such that the largest entry of each left vector is positive.", "linear algebra")
+def singular_vectors(a: Arguments) -> Any:
+    x = matrix(a)
+    axis = a.e.axis_names(a.named["of"].value, a.scope)[0]
+    count = a.number("top", None)
+    size = x.type.axis(axis).size
+    smaller = min((n.size for n in x.type.axes[-2:] if n.size is not None), default=None)
+    count = smaller if count is None else count if smaller is None else min(count, smaller)
+    type_ = Type("real", (*x.type.axes[:-2], Axis(axis, size), Axis("r", count)))
+    return linalg(a.e, "singular_vectors", [x], type_, of=axis, top=count)
+
+
+@builtin("svd(x, top: k)", "(u, s, v) with x about dot(u * s, v, over: r); leading k.", "linear algebra")
+def svd(a: Arguments) -> Any:
+    x = matrix(a)
+    row, col = x.type.axes[-2:]
+    count = a.number("top", None)
+    smaller = min((n.size for n in (row, col) if n.size is not None), default=None)
+    rank = Axis("r", smaller if count is None else count if smaller is None else min(count, smaller))
+    lifted = x.type.axes[:-2]
+    a.scope.axes.setdefault("r", rank)
+    pieces = {"u": (*lifted, row, rank), "s": (*lifted, rank), "v": (*lifted, col, rank)}
+    return tuple(linalg(a.e, "svd", [x], Type("real", axes), part=part, top=rank.size) for part, axes in pieces.items())
+
+
+@builtin("eigenvalues(x)", "Of a symmetric matrix, ascending, along the axis `eigen`.", "linear algebra")
+def eigenvalues(a: Arguments) -> Any:
+    x = matrix(a)
+    return linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
+
+
+@builtin("eigenvalue(x, k)", "The k-th eigenvalue of a symmetric matrix, 1 the smallest, `last` the largest.", "linear algebra", 2, 2)
+def eigenvalue(a: Arguments) -> Any:
+    x = matrix(a)
+    tree = a.places[1].value
+    k = -1 if getattr(tree, "id", "") == "last" else a.raw(1)
+    values = linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
+    size = x.type.axes[-1].size
+    place: Any = k - 1 if k > 0 else (size - 1 if size is not None else a.e.ops.elementwise("sub", a.e.ops.axis_size("eigen", values), 1))
+    index = a.e.ops.constant(place)
+    return a.e.ops.gather(values, index, "eigen")
+
+
+@builtin("spectral_norm(x)", "The largest singular value.", "linear algebra")
+def spectral_norm(a: Arguments) -> Any:
+    x = matrix(a)
+    return linalg(a.e, "spectral_norm", [x], Type("real", x.type.axes[:-2]))
+
+
+@builtin("pseudo_inverse(x)", "The Moore-Penrose inverse, axes as those of x.", "linear algebra")
+def pseudo_inverse(a: Arguments) -> Any:
+    x = matrix(a)
+    return linalg(a.e, "pseudo_inverse", [x], x.type)
+
+
+@builtin("stationary(p)", "The law that a row-stochastic matrix keeps: [node], summing to 1.", "linear algebra")
+def stationary(a: Arguments) -> Any:
+    x = matrix(a)
+    return linalg(a.e, "stationary", [x], Type("real", (*x.type.axes[:-2], x.type.axes[-2])))
+
+
+@builtin("with_diagonal(x, d)", "x with its diagonal replaced.", "linear algebra", 2, 2)
+def with_diagonal(a: Arguments) -> Any:
+    x = matrix(a)
+    row, col = x.type.axes[-2:]
+    same = a.e.ops.elementwise("eq", a.e.ops.range(row, x), a.e.ops.range(col, x))
+    return a.e.ops.where(same, a.tensor(1), x)
+
+
+@builtin("identity(graph)", "1 on the diagonal, 0 elsewhere, over [node, from].", "linear algebra")
+def identity(a: Arguments) -> Any:
+    value = a.raw(0)
+    x = value.adjacency if isinstance(value, v.Topology) else matrix(a)
+    row, col = x.type.axes[-2:]
+    same = a.e.ops.elementwise("eq", a.e.ops.range(row, x), a.e.ops.range(col, x))
+    return a.e.ops.where(same, 1.0, 0.0)

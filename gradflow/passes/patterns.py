@@ -1,0 +1,58 @@
+"""Which leaves a body ranges over: `[row, col]`, `[kept, cut] where kept >= cut`, `"*.attn.proj"`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from itertools import permutations
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Scope
+
+
+def match(e: Elaborator, pattern: s.Pattern | None, name: str, axes: tuple[Axis, ...], scope: Scope, bound: Mapping[str, Any]) -> tuple[Axis, ...] | None:
+    """The leaf's axes under the pattern's names, in the leaf's own order, or None where it does not fit.
+
+    Axes bind by position; with a `where` the other orders are tried too.
+    """
+    if pattern is None:
+        return axes
+    if isinstance(pattern, s.TextPattern):
+        return axes if fnmatchcase(name, pattern.text) and _holds(e, pattern.where, axes, scope, bound) else None
+    if isinstance(pattern, s.NamedPattern):
+        raise mistake("E0901", pattern.span, f"`on {pattern.name}(..)` cannot run yet", why="it parses and formats; the family that needs it is not built")
+    names = [item.name for item in pattern.axes.items]
+    if len(names) != len(axes):
+        return None
+    orders = permutations(names) if pattern.where is not None else [tuple(names)]
+    for order in orders:
+        named = tuple(Axis(new, old.size) for new, old in zip(order, axes, strict=True))
+        if _sizes_fit(e, pattern, named, scope, bound) and _holds(e, pattern.where, named, scope, bound):
+            return named
+    return None
+
+
+def _inner(axes: tuple[Axis, ...], scope: Scope, bound: Mapping[str, Any]) -> Scope:
+    inner = scope.child()
+    inner.names.update(bound)
+    inner.axes.update({axis.name: axis for axis in axes})
+    return inner
+
+
+def _holds(e: Elaborator, condition: s.Expr | None, axes: tuple[Axis, ...], scope: Scope, bound: Mapping[str, Any]) -> bool:
+    if condition is None:
+        return True
+    value = e.evaluate(condition, _inner(axes, scope, bound))
+    if isinstance(value, Node):
+        raise mistake("E0311", condition.span, "what a pattern asks must be known when the spec is compiled")
+    return bool(value)
+
+
+def _sizes_fit(e: Elaborator, pattern: s.ShapePattern, axes: tuple[Axis, ...], scope: Scope, bound: Mapping[str, Any]) -> bool:
+    sizes = {axis.name: axis.size for axis in axes}
+    return all(item.size is None or e.evaluate(item.size, _inner(axes, scope, bound)) == sizes[item.name] for item in pattern.axes.items)

@@ -1,0 +1,238 @@
+"""Properties: what stages and topologies give, what others require, and the check that they meet.
+
+One vocabulary: exact, unbiased(omega), contractive(delta), biased; dense, sparse(k), lowrank(r), scalar(n), local; bounded, private,
+bits, stored_bits; of topologies connected, central, doubly_stochastic; of objectives strongly_convex, smooth, convex.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Scope
+
+GRADIENT = {
+    "exact": (), "unbiased": ("omega",), "contractive": ("delta",), "biased": (), "dense": (), "sparse": ("k",), "lowrank": ("r",), "scalar": ("n",),
+    "local": (), "bounded": ("c",), "private": ("epsilon", "delta"), "bits": ("b",), "stored_bits": ("b",),
+}  # fmt: skip
+GRAPH = ("connected", "central", "doubly_stochastic")
+OBJECTIVE = {"strongly_convex": ("mu",), "smooth": ("L",), "convex": ()}
+
+
+@dataclass(frozen=True)
+class Property:
+    """`values` by name: numbers where known, None where they depend on what is not known yet."""
+
+    name: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{k}: {x:.3g}" if isinstance(x, float) else f"{k}: {x}" for k, x in self.values.items() if x is not None)
+        return f"{self.name}({inner})" if inner else self.name
+
+
+def given(e: Elaborator, stage: Any, frame: Any) -> list[Property]:
+    """What a stage says it gives, its `gives` lines evaluated for the bundle that flows here (or one of unknown size)."""
+    found: list[Property] = []
+    for one in _stages(stage):
+        if isinstance(one, v.Stage):
+            found.extend(_of_body(e, one, frame))
+    return found
+
+
+def _stages(stage: Any) -> list[Any]:
+    from gradflow.passes.stages import flatten
+
+    return [stage] if not isinstance(stage, v.ChainOf) else flatten(stage)
+
+
+class _Dry:
+    """Stands in for a stage's frame while its `gives` lines are read: the size of what flows, and nothing that can be computed."""
+
+    def __init__(self, frame: Any):
+        self.frame = frame
+        self.leaf_axes = None
+        self.flow = getattr(frame, "flow", None)
+
+    def coordinates(self) -> Any:
+        return self.frame.coordinates() if self.frame is not None else None
+
+    def special(self, name: str, node: s.Node) -> Any:
+        return None
+
+    def call_special(self, node: s.Call, scope: Scope) -> tuple[bool, Any]:
+        return False, None
+
+
+def _of_body(e: Elaborator, stage: v.Stage, frame: Any) -> list[Property]:
+    from gradflow.graph.types import Axis
+
+    scope = stage.scope.child(stage.name, frame=_Dry(frame))
+    scope.names.update(stage.bound)
+    scope.names["#definition"] = stage.definition
+    size = frame.coordinates() if frame is not None else None
+    scope.axes = {"param": Axis("param", size)}
+    if stage.definition.pattern is not None and isinstance(stage.definition.pattern, s.ShapePattern):
+        scope.axes.update({item.name: Axis(item.name) for item in stage.definition.pattern.axes.items})
+    found = []
+    for statement in stage.definition.body or ():
+        if isinstance(statement, s.Bind) and statement.op == "=":
+            try:
+                scope.names[statement.targets[0].name] = e.evaluate(statement.value, scope)
+            except Exception:
+                continue
+        elif isinstance(statement, s.Gives):
+            found.append(_property(e, statement.value, scope))
+    return found
+
+
+def _property(e: Elaborator, tree: s.Expr, scope: Scope) -> Property:
+    name, args = (tree.callee, tree.args) if isinstance(tree, s.Call) else (tree, ())
+    if not isinstance(name, s.Name) or name.id not in GRADIENT:
+        raise mistake("E0601", tree.span, "this is no property of a gradient", why="properties are " + ", ".join(f"`{p}`" for p in GRADIENT))
+    values: dict[str, Any] = {}
+    for place, arg in enumerate(args):
+        key = arg.name or (GRADIENT[name.id][place] if place < len(GRADIENT[name.id]) else f"value{place}")
+        if key == "index":
+            continue
+        try:
+            value = e.evaluate(arg.value, scope)
+        except Exception:
+            value = None
+        values[key] = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return Property(name.id, values)
+
+
+def property_fields(e: Elaborator, stage: Any, frame: Any) -> dict[str, Any]:
+    """`compress.delta`, `inner.omega`: the numbers of what a stage gives."""
+    fields: dict[str, Any] = {}
+    for one in given(e, stage, frame):
+        fields.update({k: x for k, x in one.values.items() if x is not None})
+    return fields
+
+
+# ---- requirements
+
+
+def check_requirement(e: Elaborator, statement: s.Require, scope: Scope) -> None:
+    """`require` is an error where it is known to fail, `prefer` a warning; what is not known yet is left to the plan."""
+    tree = statement.value
+    if isinstance(tree, s.Call) and isinstance(tree.callee, s.Name) and tree.callee.id in (*GRADIENT, *OBJECTIVE, *GRAPH, "reversible", "certified"):
+        _check_property(e, statement, tree, scope)
+        return
+    if isinstance(tree, s.Compare) and isinstance(tree.operands[0], s.Name) and tree.operands[0].id in ("memory", "privacy"):
+        return
+    try:
+        value = e.evaluate(tree, scope)
+    except Exception as error:
+        if statement.kind == "prefer":
+            return
+        raise error
+    if isinstance(value, Node):
+        from gradflow.passes.constants import known
+
+        value = known(value)
+    if value is None or value is True or (isinstance(value, int | float) and value):
+        return
+    _unmet(e, statement, tree.span, statement.message or "this requirement does not hold", "")
+
+
+def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: str, fix: str = "") -> None:
+    if statement.kind == "prefer":
+        e.warn("W0301", span, message, why=why or "it is preferred, not required", fix=fix)
+        return
+    raise mistake("E0602", span, message, why=why, fix=fix)
+
+
+def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope) -> None:
+    name = tree.callee.id  # type: ignore[union-attr]
+    if name in OBJECTIVE or name in ("reversible", "certified"):
+        return
+    frame = scope.frame
+    stage = frame.stage if frame is not None else None
+    if name in GRAPH:
+        _check_graph(e, statement, tree, scope, name)
+        return
+    value = e.evaluate(tree.args[0].value, scope)
+    if isinstance(value, v.Missing) or not isinstance(value, v.STAGES):
+        return
+    gives = given(e, value, frame)
+    if name in {p.name for p in gives} or (name == "contractive" and _is_nothing(value)):
+        return
+    shown = ", ".join(str(p) for p in gives) or "nothing that is stated"
+    whys = {
+        "contractive": "the error feedback loop is only stable when |C(x) - x|^2 <= (1 - delta) |x|^2",
+        "unbiased": "the mean of C(x) must be x",
+    }
+    fix = "`compress: scaled(..)` makes an unbiased compressor contractive; or use `topk(10%)`" if name == "contractive" and any(p.name == "unbiased" for p in gives) else ""
+    place = getattr(value, "span", tree.span)
+    owner = stage.name if stage is not None else scope.owner
+    raise mistake(
+        "E0312", stage.span if stage is not None else tree.span, f"`{owner}` needs {'an' if name[0] in 'aeiou' else 'a'} {name} `{_text(tree)}`",
+        label=f"gives {shown}", why=whys.get(name, ""), fix=fix, secondary=_label(place, shown, stage),
+    )  # fmt: skip
+
+
+def _is_nothing(value: Any) -> bool:
+    return isinstance(value, v.BuiltinStage) and value.name == "nothing"
+
+
+def _label(place: Any, shown: str, stage: Any) -> tuple[Any, ...]:
+    from gradflow.language.diagnostics import Label
+
+    return (Label(place, f"gives {shown}"),) if stage is not None and place != stage.span else ()
+
+
+def _text(tree: s.Call) -> str:
+    value = tree.args[0].value
+    return value.id if isinstance(value, s.Name) else "argument"
+
+
+def _check_graph(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope, name: str) -> None:
+    from gradflow.passes.topologies import facts
+
+    frame = scope.frame
+    topology = frame.flow.topology if frame is not None and getattr(frame, "flow", None) is not None else None
+    if topology is None:
+        return
+    found = facts(e, topology)
+    if found is not None and not found.holds(name):
+        raise mistake(
+            "E0603", topology_span(frame, tree), f"`{frame.stage.name}` needs a {name.replace('_', ' ')} topology; `{topology.name}` is not",
+            why=found.why(name), fix=statement.message or found.fix(name),
+        )  # fmt: skip
+
+
+def topology_span(frame: Any, tree: s.Call) -> Any:
+    return getattr(frame.flow, "span", None) or tree.span
+
+
+def check_over(e: Elaborator, stage: v.Stage, topology: v.Topology | None, span: Any) -> None:
+    """What an exchange asks of its topology in its head: `over central`, `over connected`."""
+    from gradflow.passes.topologies import facts
+
+    over = stage.definition.over
+    if over is None:
+        return
+    if topology is None:
+        raise mistake(
+            "E0604", stage.span, f"`{stage.name}` exchanges over a topology, and this flow has none", why="an exchange says what crosses the network; the flow says who is there",
+            fix="`flow net over star(16): ..`",
+        )  # fmt: skip
+    found = facts(e, topology)
+    if found is None:
+        return
+    for name in _names(over):
+        if not found.holds(name):
+            raise mistake("E0603", span, f"`{stage.name}` needs a {name} topology; `{topology.name}` is not", why=found.why(name), fix=found.fix(name))
+
+
+def _names(tree: s.Expr) -> list[str]:
+    if isinstance(tree, s.Binary) and tree.op == "and":
+        return [*_names(tree.left), *_names(tree.right)]
+    return [tree.id] if isinstance(tree, s.Name) else []

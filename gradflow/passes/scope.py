@@ -1,0 +1,136 @@
+"""Names: where a definition is looked up, and what the standard library offers.
+
+A scope is a chain of name tables. Behind the innermost tables of a body stand the definitions of its file, behind these the standard
+library (`pipelines/`), which is indexed by a quick scan and parsed only where it is used, and at the end the built-ins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gradflow.graph.types import Axis
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.language.parser import parse
+from gradflow.language.source import Source
+
+HEADER = re.compile(r"^(function|objective|estimator|projection|update|exchange|topology|format|schedule|pipeline|claim)[ \t]+([A-Za-z_]\w*)", re.M)
+
+
+def standard_folder() -> Path:
+    """Where the shipped specs are: beside the package in a checkout, inside it when installed."""
+    import gradflow.pipelines
+
+    return Path(next(iter(gradflow.pipelines.__path__)))
+
+
+@cache
+def standard_files() -> tuple[Path, ...]:
+    """Baselines first, then methods: a name that both define means the baseline's."""
+    root = standard_folder()
+    return tuple(path for folder in ("baselines", "methods") for path in sorted((root / folder).glob("*.gflow")))
+
+
+@cache
+def standard_index() -> dict[str, Path]:
+    """Name -> file of every definition of the standard library but pipelines and claims, which belong to their file."""
+    index: dict[str, Path] = {}
+    for path in standard_files():
+        for kind, name in HEADER.findall(path.read_text(encoding="utf-8")):
+            if kind not in ("pipeline", "claim"):
+                index.setdefault(name, path)
+    return index
+
+
+@cache
+def module(path: Path) -> Module:
+    """A parsed file, once. Raises GradflowError for text that does not parse, OSError where there is none."""
+    return Module.of(Source.read(path))
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """One file and its definitions by name."""
+
+    source: Source
+    tree: s.File
+    definitions: dict[str, s.Definition]
+    imports: dict[str, Path]
+
+    @staticmethod
+    def of(source: Source) -> Module:
+        tree = parse(source)
+        definitions: dict[str, s.Definition] = {}
+        for definition in tree.definitions:
+            definitions.setdefault(definition.name, definition)
+        folder = Path(source.name).parent
+        imports = {item.alias or Path(item.path).stem: folder / item.path for item in tree.items if isinstance(item, s.Import)}
+        return Module(source, tree, definitions, imports)
+
+    def scope(self) -> Scope:
+        return Scope({}, None, self)
+
+
+@dataclass(eq=False)
+class Scope:
+    """A table of names before its parents. `axes` are the axes that the body names, with sizes where known; `maps` its index maps."""
+
+    names: dict[str, Any]
+    parent: Scope | None
+    module: Module
+    owner: str = ""
+    axes: dict[str, Axis] = field(default_factory=dict)
+    maps: list[Any] = field(default_factory=list)
+    frame: Any = None
+
+    def child(self, owner: str = "", frame: Any = None) -> Scope:
+        return Scope({}, self, self.module, owner or self.owner, dict(self.axes), list(self.maps), frame or self.frame)
+
+    def local(self, name: str) -> tuple[bool, Any]:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return True, scope.names[name]
+            scope = scope.parent
+        return False, None
+
+    def assign(self, name: str, value: Any) -> bool:
+        """Gives a name of this scope or a parent a new value; False where there is none."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                scope.names[name] = value
+                return True
+            scope = scope.parent
+        return False
+
+    def locals(self) -> Iterator[str]:
+        scope: Scope | None = self
+        while scope is not None:
+            yield from scope.names
+            scope = scope.parent
+
+    def find(self, name: str, inside: s.Definition | None = None) -> tuple[s.Definition, Module] | None:
+        """The definition a name means here. Inside its own definition a name means the outer one: there is no recursion to mean."""
+        own = self.module.definitions.get(name)
+        if own is not None and own is not inside:
+            return own, self.module
+        path = standard_index().get(name)
+        if path is not None and (own is None or path.resolve() != Path(self.module.source.name).resolve()):
+            found = module(path)
+            return found.definitions[name], found
+        return None
+
+    def imported(self, alias: str, node: s.Node) -> Module | None:
+        path = self.module.imports.get(alias)
+        if path is None:
+            return None
+        try:
+            return module(path)
+        except OSError:
+            raise mistake("E0204", node.span, f"cannot read `{path}`", why="the import names a file that is not there", fix="correct the path, relative to this file") from None

@@ -1,0 +1,409 @@
+"""The body of one stage: `grad`, `param`, `state`, `step`, and what an exchange adds (`mix`, `graph`).
+
+A stage ends in one of three ways: it hands a gradient on (`return g`), it asks the rest of the flow for a step (`step(g)`), or it is the
+last and moves `param` itself. A leading `param` in `param <- param + e` is not a read: the change is `e`, and nothing is lost to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
+from gradflow.passes.bodies import Body
+from gradflow.passes.calls import declared_axes
+from gradflow.passes.expressions import NUMBERS
+from gradflow.passes.scope import Scope
+from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
+
+
+class StageBody(Body):
+    """Runs the statements of a stage for one bundle, or for one leaf of it. `quiet` bodies (another point) write no state."""
+
+    def __init__(self, builder: FlowBuilder, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool):
+        e = builder.e
+        scope = stage.scope.child(stage.name, frame=self)
+        scope.axes = {}
+        super().__init__(e, scope, f"the {stage.kind} `{stage.name}`")
+        self.builder, self.flow, self.stage = builder, builder.flow, stage
+        self.up, self.bundle, self.below_ = up, bundle, below
+        self.path, self.leaf, self.quiet = path, leaf, quiet
+        self.leaf_axes = leaf.axes if leaf is not None else None
+        self.point: Node | None = None
+        self.fresh = 0
+        self.delta: Any = 0.0
+        self.absolute = False
+        self.stepped: tuple[Node, Node] | None = None
+        self.guards: list[Node] = []
+        self.carries: list[tuple[tuple[Node, ...], s.Carry, Scope]] = []
+        self.slots: dict[str, StateSlot] = {}
+        self.calls = 0
+        scope.names.update(stage.bound)
+        scope.names["#definition"] = stage.definition
+        scope.axes.update({axis.name: axis for axis in (leaf.axes if leaf is not None else (bundle.axis,))})
+        if builder.flow.topology is not None:
+            scope.axes.setdefault("node", Axis("node", builder.flow.topology.nodes))
+        if bundle.param is not None:
+            scope.names["param"] = self.view(bundle.param)
+
+    # ---- what flows, as this body sees it
+
+    def view(self, flat: Node) -> Node:
+        return flat if self.leaf is None else self.e.ops.leaf(flat, 0, self.leaf.axes)
+
+    def flat(self, value: Any, layout: tuple[Axis, ...] | None = None) -> Node:
+        """A value of this body, flat along `param` again."""
+        node = self.e.ops.constant(self.e.tensor(value))
+        if self.leaf is None and node.type.has("param"):
+            return node
+        if self.leaf is None and len(self.bundle.leaves) == 1:
+            return self.e.ops.pack([node], [self.bundle.leaves[0].axes])
+        if self.leaf is None:
+            return self.e.ops.expand(node, union(node.type.axes, (self.bundle.axis,)))
+        return self.e.ops.pack([node], [layout if layout is not None else self.leaf.axes])
+
+    def coordinates(self) -> int:
+        return self.bundle.size
+
+    def gradient(self, point: Node | None = None, fresh: int = 0) -> Node:
+        point = point if point is not None else self.point
+        flat = None if point is None else self.flat(point)
+        before = self.e.context
+        with self.e.at(flow=""), self.e.placed(None):
+            value = self.up.at(flat, max(fresh, self.fresh))
+        assert self.e.context is before
+        return self.view(value)
+
+    def special(self, name: str, node: s.Node) -> Any:
+        if name == "grad":
+            return self.gradient()
+        if name == "param":
+            raise mistake(
+                "E0512", node.span, f"`param` cannot be read here, behind a change of coordinates by a stage before `{self.stage.name}`",
+                why="only the leading `param` of `param <- param + ..` may stand here: it is not read", fix=f"put `{self.stage.name}` before the projection",
+            )  # fmt: skip
+        if name == "graph" and self.flow.topology is not None:
+            return self.flow.topology
+        if name == "objective":
+            return v.NONE
+        return None
+
+    def call_special(self, node: s.Call, scope: Scope) -> tuple[bool, Any]:
+        """Calls that mean something only inside a stage: `grad(at: ..)`, `step(g)`, `mix(x)`."""
+        name = node.callee.id if isinstance(node.callee, s.Name) else ""
+        named = {arg.name: arg.value for arg in node.args if arg.name}
+        places = [arg.value for arg in node.args if arg.name is None]
+        if name == "grad":
+            point = self.e.tensor(self.e.evaluate(named["at"], scope)) if "at" in named else None
+            fresh = 1 if "fresh" in named and self.e.evaluate(named["fresh"], scope) is True else 0
+            return True, self.gradient(point, self.fresh + fresh)
+        if name == "step":
+            return True, self.step(self.e.tensor(self.e.evaluate(places[0], scope)), node)
+        if name == "mix":
+            return True, self.mix(self.e.ops.constant(self.e.tensor(self.e.evaluate(places[0], scope))), node)
+        return False, None
+
+    # ---- the rest of the flow
+
+    def step(self, value: Any, node: s.Node) -> Node:
+        flat, axes = self.handed(value)
+        if self.stepped is not None:
+            if self.stepped[0] is flat:
+                return self.stepped[1]
+            raise mistake("E0516", node.span, "`step` is asked for twice", why="a step moves the states below once", fix="keep it: `delta = step(g)`")
+        bundle = self.lower_bundle(axes)
+        change = self.below_(constant_upstream(flat, f"`{self.stage.name}` hands on one gradient by `step`"), bundle)
+        delta = self.builder.difference(change, bundle)
+        result = delta if self.leaf is None else self.e.ops.leaf(delta, 0, axes)
+        self.stepped = (flat, result)
+        return result
+
+    def handed(self, value: Any) -> tuple[Node, tuple[Axis, ...]]:
+        """What goes down: flat, and the axes of the leaf it now is (lifted ones aside)."""
+        node = self.e.ops.constant(self.e.tensor(value))
+        if self.leaf is None:
+            return self.flat(node), ()
+        lifted = {"node"}
+        own = tuple(axis for axis in node.type.axes if axis.name not in lifted)
+        return self.flat(node, own), own
+
+    def lower_bundle(self, axes: tuple[Axis, ...]) -> Bundle:
+        if self.leaf is None:
+            return Bundle(self.bundle.leaves, self.bundle.param)
+        same = axes == self.leaf.axes
+        leaf = Leaf(self.leaf.name, axes, self.carry(axes))
+        return Bundle((leaf,), self.bundle.param if same else None)
+
+    def carry(self, axes: tuple[Axis, ...]) -> Any:
+        if not self.carries:
+            return None
+
+        def move(state: Node) -> Node:
+            for guards, statement, scope in self.carries:
+                inner = scope.child()
+                inner.names[statement.name] = state
+                moved = self.e.ops.constant(self.e.tensor(self.e.evaluate(statement.value, inner)))
+                moved = self.placed_on(moved, state.type.axes, statement)
+                for guard in guards:
+                    moved = self.e.ops.constant(self.e.ops.choose(guard, moved, state))
+                state = moved
+            return state
+
+        return move
+
+    def change(self) -> Change:
+        with self.e.at(flow=self.flow.name):
+            self.run(self.stage.definition.body or ())
+        self.write_states()
+        if self.returned is not None:
+            return self.hand_on()
+        if self.absolute:
+            return Change(self.flat(self.scope.names["param"]), True)
+        if not isinstance(self.delta, Node) and self.delta == 0.0 and self.stepped is None and self.stage.kind == "update":
+            raise mistake("E0517", self.stage.definition.name_span, f"`{self.stage.name}` does nothing", fix="end it with `param <- ..`, `return ..` or `step(..)`")
+        return Change(self.flat(self.delta))
+
+    def hand_on(self) -> Change:
+        """`return g`: the rest of the flow works on g; with a condition, nothing below moves where it does not hold."""
+        value, axes = self.handed(self.returned)
+
+        def at(point: Node | None, fresh: int) -> Node:
+            if point is None and fresh == 0:
+                return value
+            again = StageBody(self.builder, self.stage, self.up, self.bundle, self.below_, self.path, self.leaf, True)
+            again.point, again.fresh = point, fresh
+            if point is not None:
+                again.scope.names["param"] = again.view(point)
+            with self.e.at(flow=self.flow.name, fresh=fresh):
+                again.run(self.stage.definition.body or ())
+            return again.handed(again.returned)[0]
+
+        condition = self.return_condition
+        before = set(self.flow.states)
+        change = self.below_(Upstream(at, lambda: self.reports), self.lower_bundle(axes))
+        if isinstance(condition, Node):
+            ops = self.e.ops
+            for key, slot in self.flow.states.items():
+                if key not in before and slot.write is not None:
+                    slot.write = ops.constant(ops.choose(condition, slot.write, slot.read))
+            zero = self.bundle.param if change.absolute and self.bundle.param is not None else ops.constant(0.0)
+            change = Change(ops.constant(ops.choose(condition, change.value, zero)), change.absolute)
+            executed = self.flow.executed
+            self.flow.executed = condition if executed is None else ops.constant(ops.elementwise("and", executed, condition))
+        return change
+
+    # ---- statements
+
+    def do_return(self, statement: s.Return, scope: Scope) -> None:
+        self.returned = self.e.evaluate(statement.value, scope)
+        condition: Any = True
+        for guard in self.guards:
+            condition = self.e.ops.elementwise("and", condition, guard)
+        self.return_condition = condition
+
+    def guarded(self, condition: Node, statement: s.When, inner: Scope) -> None:
+        self.guards.append(condition)
+        delta, absolute = self.delta, self.absolute
+        super().guarded(condition, statement, inner)
+        if self.delta is not delta:
+            self.delta = self.either(condition, self.delta, delta, statement)
+        self.absolute = self.absolute or absolute
+        self.guards.pop()
+
+    def do_carry(self, statement: s.Carry, scope: Scope) -> None:
+        self.carries.append((tuple(self.guards), statement, scope))
+
+    def do_bind(self, statement: s.Bind, scope: Scope) -> None:
+        if statement.op == "<-" and len(statement.targets) == 1 and statement.targets[0].name == "param" and not statement.targets[0].index:
+            self.move(statement, scope)
+        else:
+            super().do_bind(statement, scope)
+
+    def move(self, statement: s.Bind, scope: Scope) -> None:
+        """`param <- e`: a difference where e begins with `param`, else the new value."""
+        terms = leading_param(statement.value)
+        ops = self.e.ops
+        if terms is None or self.absolute:
+            value = ops.constant(self.e.tensor(self.e.evaluate(statement.value, scope)))
+            if self.bundle.param is None:
+                self.special("param", statement)
+            scope.assign("param", value)
+            self.absolute = True
+            return
+        total: Any = 0.0
+        for sign, tree in terms:
+            value = self.e.tensor(self.e.evaluate(tree, scope), tree)
+            ops.span = statement.span
+            total = (ops.elementwise("neg", value) if sign < 0 else value) if total == 0.0 and not isinstance(total, Node) else ops.elementwise("sub" if sign < 0 else "add", total, value)
+        self.delta = total if not isinstance(self.delta, Node) and self.delta == 0.0 else ops.elementwise("add", self.delta, total)
+        found, now = scope.local("param")
+        if found:
+            scope.assign("param", ops.constant(ops.elementwise("add", now, total)))
+
+    def do_reportas(self, statement: s.ReportAs, scope: Scope) -> None:
+        super().do_reportas(statement, scope)
+        if not self.quiet:
+            self.flow.reports[f"{self.stage.name}.{statement.name}"] = self.reports[statement.name]
+            self.flow.called.setdefault(self.path, {})[statement.name] = self.reports[statement.name]
+
+    # ---- states
+
+    def do_state(self, statement: s.State, scope: Scope) -> None:
+        if statement.storage is not None:
+            raise mistake("E0901", statement.storage.span, "storage formats cannot run yet", why="`as` parses and formats; the family that needs it is not built")
+        axes, target = ((), None)
+        option = statement.type.options[0] if statement.type is not None else None
+        if option is not None and option.axes is not None:
+            axes, target = declared_axes(self.e, option.axes, scope)
+            for item in option.axes.items:
+                axis = next((a for a in axes if a.name == item.name), None)
+                if axis is not None:
+                    scope.axes.setdefault(item.name, axis)
+        for name in statement.names:
+            self.declare(name, statement, axes if option is not None and option.axes is not None else None, target, scope)
+
+    def declare(self, name: str, statement: s.State, axes: tuple[Axis, ...] | None, target: Axis | None, scope: Scope) -> None:
+        key = f"{self.path}.{name}"
+        with self.e.placed(f"{self.flow.name}.{key}") if statement.drawn else self.e.placed(self.e.place):
+            init = self.e.tensor(self.e.evaluate(statement.init, scope), statement.init)
+        base = "int" if target is not None else "real"
+        found = Type(base, axes if axes is not None else (init.type.axes if isinstance(init, Node) else ()), target)
+        if isinstance(init, Node) and axes is not None:
+            init = self.placed_on(init, axes, statement)
+        type_ = self.flow.settle(key, found)
+        read: Node = self.e.ops.source(type_, "state", self.flow.name, key)
+        constant = float(init) if isinstance(init, NUMBERS) else None
+        first: Any = None
+        if self.e.loops:
+            return self.declare_in_loop(name, key, type_, init, scope)
+        if constant is None:
+            start = self.e.ops.expand(self.retarget(init, target), type_.axes)
+            first = self.e.ops.elementwise("eq", self.e._clock("t", self.flow.name), 1)
+            read = self.e.ops.constant(self.e.ops.choose(first, start, read))
+        read = self.carried(read)
+        slot = StateSlot(key, type_, constant, read)
+        if not self.quiet:
+            self.flow.states[key] = slot
+        self.slots[name] = slot
+        scope.names[name] = read
+        if type_.target is not None:
+            scope.maps.append(read)
+
+    def declare_in_loop(self, name: str, key: str, type_: Type, init: Any, scope: Scope) -> None:
+        """A stage called inside a loop is born with it: its states live from pass to pass and start anew the next time."""
+        known = self.flow.loop_values.get(key) if self.e.loops[-1] > 0 else None
+        read = known if known is not None else self.e.ops.expand(init, type_.axes)
+        self.slots[name] = StateSlot(key, type_, None, read)
+        scope.names[name] = read
+
+    def retarget(self, value: Node, target: Axis | None) -> Node:
+        if target is None or value.type.target == target:
+            return value
+        return self.e.ops.make("rename", (value,), Type("int", value.type.axes, target))
+
+    def carried(self, read: Node) -> Node:
+        """The state after a change of coordinates above, leaf by leaf."""
+        if not any(leaf.carry is not None for leaf in self.bundle.leaves):
+            return read
+        if self.leaf is not None:
+            own = set(self.leaf.axes) <= set(read.type.axes)
+            return self.leaf.carry(read) if own and self.leaf.carry is not None else read
+        if not read.type.has("param") or read.type.axis("param").size != self.bundle.size:
+            return read
+        pieces = []
+        for place, leaf in enumerate(self.bundle.leaves):
+            piece = self.e.ops.leaf(read, self.bundle.offset(place), leaf.axes)
+            pieces.append(leaf.carry(piece) if leaf.carry is not None else piece)
+        return self.e.ops.pack(pieces, [leaf.axes for leaf in self.bundle.leaves])
+
+    def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
+        slot = self.slots.get(target.name)
+        if slot is None:
+            return super().assign(target, value, scope, statement)
+        if target.index:
+            raise mistake("E0901", target.span, "a state cannot be assigned in part yet", why="it parses and formats; asynchronous events are not built")
+        node = self.e.ops.constant(self.e.tensor(value, statement.value))
+        node = self.placed_on(node, slot.type.axes, statement)
+        wide = self.flow.settle(slot.key, Type(slot.type.base, node.type.axes, slot.type.target))
+        node = self.e.ops.expand(self.retarget(node, slot.type.target), wide.axes)
+        scope.assign(target.name, node)
+
+    def placed_on(self, node: Node, axes: tuple[Axis, ...], statement: s.Node) -> Node:
+        """Axes of a value to those of what it is assigned to: by name where they coincide, else by position."""
+        names = [a.name for a in axes]
+        missing = [n for n in names if not node.type.has(n)]
+        extra = [n for n in node.type.names if n not in names]
+        if missing and len(missing) == len(extra) and "param" not in extra and "node" not in extra:
+            node = self.e.ops.rename(node, dict(zip(extra, missing, strict=True)))
+        return node
+
+    def write_states(self) -> None:
+        fields = self.flow.called.setdefault(self.path, {})
+        for name, slot in self.slots.items():
+            value = self.scope.names[name]
+            fields[name] = value
+            if self.e.loops:
+                self.flow.loop_values[slot.key] = value
+            elif value is not slot.read or slot.init is None or slot.read.op != "source":
+                slot.write = self.e.ops.expand(value, self.flow.types[slot.key].axes)
+
+    # ---- exchanges, and stages as functions
+
+    def mix(self, value: Node, node: s.Node) -> Node:
+        topology = self.flow.topology
+        if topology is None:
+            raise mistake("E0518", node.span, "`mix` needs a topology", why="it averages over neighbors", fix="say who talks to whom: `flow net over ring(16): ..`")
+        from gradflow.passes.topologies import weights_of
+
+        weights = weights_of(self.e, topology, node.span)
+        moved = self.e.ops.rename(value, {"node": "from"}) if value.type.has("node") else value
+        if not moved.type.has("from"):
+            return value
+        return self.e.ops.dot(weights, moved, ["from"])
+
+    def call_stage(self, stage: Any, node: s.Call, scope: Scope) -> Any:
+        """A stage as a function: what a projection makes of a value, or the step that an update makes of it."""
+        if len(node.args) != 1 or node.args[0].name is not None:
+            raise mistake("E0401", node.span, "a stage used as a function takes one value: the gradient")
+        value = self.flat(self.e.evaluate(node.args[0].value, scope))
+        self.calls += 1
+        index = self.call_index(node)
+        out: list[Node] = []
+
+        def capture(up: Upstream, bundle: Bundle) -> Change:
+            out.append(up.at(None, 0))
+            return Change(out[0])
+
+        bundle = Bundle(self.bundle.leaves if self.leaf is None else (self.leaf,), self.bundle.param)
+        path = f"{self.path}.call{index}"
+        before = set(self.flow.called)
+        change = self.builder.chain(flatten(stage), constant_upstream(value, "a stage called as a function sees one gradient"), bundle, capture, path + ".")
+        fields: dict[str, Any] = {}
+        for key in [k for k in self.flow.called if k not in before or k.startswith(path)]:
+            fields.update(self.flow.called[key])
+        self.flow.called[f"#{id(stage)}"] = fields
+        result = out[0] if out else self.builder.difference(change, bundle)
+        return self.view(self.e.ops.constant(result)) if not self.quiet or result is not None else result
+
+    def call_index(self, node: s.Call) -> int:
+        """Calls are told apart by their place in the text."""
+        return node.span.offset
+
+
+def leading_param(tree: s.Expr) -> list[tuple[int, s.Expr]] | None:
+    """The terms after a leading `param`: `param + a - b` gives [(1, a), (-1, b)]; None where it does not begin so."""
+    terms: list[tuple[int, s.Expr]] = []
+    while True:
+        while isinstance(tree, s.Group) and len(tree.items) == 1 and tree.items[0].name is None:
+            tree = tree.items[0].value
+        if isinstance(tree, s.Name):
+            return terms[::-1] if tree.id == "param" and terms else None
+        if not isinstance(tree, s.Binary) or tree.op not in "+-":
+            return None
+        terms.append((1 if tree.op == "+" else -1, tree.right))
+        tree = tree.left
+
+

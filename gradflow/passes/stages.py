@@ -1,0 +1,347 @@
+"""Flows: a chain of stages over a bundle of leaves, from the gradient down to the update and back up as one change of the parameters.
+
+Gradients go down the chain, the step comes back up it. Each stage is elaborated with what comes from upstream as a function (so that
+`grad(at: ..)` can ask again elsewhere) and with the rest of the chain as a continuation `below`. A stage that works leaf by leaf runs once
+for each leaf that its pattern fits; where the leaves meet again, the step that comes back is a hole until the rest is known.
+
+Axes: `param` is all coordinates of the bundle, flat; `node` stands before it where every node has its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
+from gradflow.passes.calls import applied
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.patterns import match
+from gradflow.passes.scope import Scope
+
+Carry = Callable[[Node], Node]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of the bundle. `carry`, if given, moves a state of this shape into coordinates that have just changed."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    carry: Carry | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(axis.size or 0 for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Leaves side by side along `param`; `param` is their current value, None behind a change of coordinates."""
+
+    leaves: tuple[Leaf, ...]
+    param: Node | None
+
+    @property
+    def size(self) -> int:
+        return sum(leaf.size for leaf in self.leaves)
+
+    @property
+    def axis(self) -> Axis:
+        return Axis("param", self.size)
+
+    def offset(self, place: int) -> int:
+        return sum(leaf.size for leaf in self.leaves[:place])
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a stage makes of the parameters: a difference, or with `absolute` their new value."""
+
+    value: Node
+    absolute: bool = False
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What comes from above, as a function of the point (None: here) and of how fresh the sample is. Flat along `param`."""
+
+    at: Callable[[Node | None, int], Node]
+    fields: Callable[[], dict[str, Any]] = field(default=dict)
+    value: Callable[[Node | None, int], Any] | None = None
+
+
+Below = Callable[[Upstream, Bundle], Change]
+
+
+@dataclass
+class StateSlot:
+    """One state of one stage: its type, the number it starts at (None: the graph says), and its node now and afterwards."""
+
+    key: str
+    type: Type
+    init: float | None
+    read: Node
+    write: Node | None = None
+
+
+@dataclass
+class Flow:
+    """One flow statement while it is elaborated. Types found in one round (of states, holes, the parameter) hold in the next."""
+
+    name: str
+    topology: v.Topology | None = None
+    states: dict[str, StateSlot] = field(default_factory=dict)
+    types: dict[str, Type] = field(default_factory=dict)
+    holes: dict[int, Node] = field(default_factory=dict)
+    called: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loop_values: dict[str, Node] = field(default_factory=dict)
+    reports: dict[str, Any] = field(default_factory=dict)
+    executed: Node | None = None
+    stage_notes: list[tuple[str, str, str]] = field(default_factory=list)
+    dirty: bool = False
+
+    def settle(self, key: str, found: Type) -> Type:
+        """The type remembered for a key, widened by what was found; a change asks for another round."""
+        known = self.types.get(key)
+        if known is None:
+            self.types[key] = found
+            return found
+        merged = Type(found.base, union(known.axes, found.axes), known.target or found.target)
+        if merged != known:
+            self.types[key] = merged
+            self.dirty = True
+        return merged
+
+
+def constant_upstream(value: Node, why: str) -> Upstream:
+    def at(point: Node | None, fresh: int) -> Node:
+        if point is not None:
+            raise mistake("E0514", value.span, "the gradient cannot be asked for at another point here", why=why)
+        return value
+
+    return Upstream(at)
+
+
+# ---- chains as values
+
+
+def chain_value(e: Elaborator, node: s.Chain, scope: Scope) -> v.ChainOf:
+    """`objective -> estimator -> .. -> update`: the head stays live, the stages are bound now."""
+    stages: list[Any] = []
+    for place, tree in enumerate(node.stages):
+        if place == 0 and not is_stage(e, tree, scope):
+            stages.append(v.Live(tree, scope))
+            continue
+        value = applied(e, e.evaluate(tree, scope), tree.span)
+        if not isinstance(value, v.STAGES):
+            raise mistake("E0515", tree.span, f"{v.kind_name(value)} cannot stand in a flow", why="after the objective come an estimator, projections, an exchange and an update")
+        stages.append(value)
+    return v.ChainOf(tuple(stages), node.span)
+
+
+def is_stage(e: Elaborator, tree: s.Expr, scope: Scope) -> bool:
+    """Whether an expression is a stage by its name alone, so that a live objective is not evaluated too early."""
+    while isinstance(tree, s.Call | s.Guarded | s.Alternatives | s.Group | s.Chain):
+        if isinstance(tree, s.Alternatives | s.Chain):
+            return True
+        if isinstance(tree, s.Group):
+            if len(tree.items) != 1:
+                return False
+            tree = tree.items[0].value
+        else:
+            tree = tree.callee if isinstance(tree, s.Call) else tree.stage
+    if not isinstance(tree, s.Name):
+        return False
+    found, value = scope.local(tree.id)
+    if found:
+        return isinstance(value, v.STAGES)
+    definition = scope.find(tree.id)
+    return tree.id in ("backprop", "nothing") or definition is not None and definition[0].kind in ("estimator", "projection", "exchange", "update")
+
+
+def flatten(value: Any) -> list[Any]:
+    if isinstance(value, v.ChainOf):
+        return [one for stage in value.stages for one in flatten(stage)]
+    return [value]
+
+
+# ---- elaboration
+
+
+class FlowBuilder:
+    """Elaborates the chain of one flow."""
+
+    def __init__(self, e: Elaborator, flow: Flow):
+        self.e = e
+        self.flow = flow
+
+    def chain(self, stages: list[Any], up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
+        if not stages:
+            return below(up, bundle)
+
+        def rest(upstream: Upstream, inner: Bundle) -> Change:
+            return self.chain(stages[1:], upstream, inner, below, path)
+
+        return self.stage(stages[0], up, bundle, rest, f"{path}{len(stages)}")
+
+    def stage(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
+        if isinstance(stage, v.ChainOf):
+            return self.chain(flatten(stage), up, bundle, below, path + ".")
+        if isinstance(stage, v.BuiltinStage):
+            return below(up, bundle)
+        if isinstance(stage, v.FirstFitting):
+            return self.alternatives(stage, up, bundle, below, path)
+        if isinstance(stage, v.OnlyOn):
+            return self.alternatives(v.FirstFitting((stage,)), up, bundle, below, path)
+        if stage.definition.pattern is not None:
+            return self.leafwise(stage, up, bundle, below, path)
+        return self.body(stage, up, bundle, below, f"{path}.{stage.name}", None)
+
+    def body(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool = False) -> Change:
+        from gradflow.passes.stage_bodies import StageBody
+
+        return StageBody(self, stage, up, bundle, below, path, leaf, quiet).change()
+
+    # ---- leaves apart and together
+
+    def leafwise(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
+        groups: list[tuple[tuple[int, ...], Callable[[Upstream, Bundle, Below], Change]]] = []
+        rest: list[int] = []
+        for place, leaf in enumerate(bundle.leaves):
+            axes = match(self.e, stage.definition.pattern, leaf.name, leaf.axes, v_scope(stage), stage.bound)
+            if axes is None:
+                rest.append(place)
+                continue
+            named = replace(leaf, axes=axes)
+
+            def run(u: Upstream, b: Bundle, k: Below, named: Leaf = named) -> Change:
+                return self.body(stage, u, Bundle((named,), b.param), k, f"{path}.{stage.name}.{named.name}", named)
+
+            groups.append(((place,), run))
+        if rest:
+            if stage.kind == "update":
+                self.no_update(stage, bundle, rest)
+            groups.append((tuple(rest), lambda u, b, k: k(u, b)))
+        return self.split(groups, up, bundle, below, path)
+
+    def no_update(self, stage: v.Stage, bundle: Bundle, rest: list[int]) -> None:
+        names = ", ".join(f"`{bundle.leaves[i].name}` [{', '.join(str(a.size) for a in bundle.leaves[i].axes)}]" for i in rest[:4])
+        raise mistake(
+            "E0513", stage.span, f"`{stage.name}` does not fit every leaf, and nothing else updates the others", label=f"leaves {names} stay where they are",
+            why="a leaf with no update is trained by nobody", fix=f"give them another rule: `({stage.name}(..) on [row, col] | adamw())`",
+        )  # fmt: skip
+
+    def alternatives(self, stage: v.FirstFitting, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
+        taken: dict[int, list[int]] = {}
+        rest: list[int] = []
+        for place, leaf in enumerate(bundle.leaves):
+            for index, option in enumerate(stage.options):
+                pattern = option.pattern if isinstance(option, v.OnlyOn) else None
+                if pattern is None or match(self.e, pattern, leaf.name, leaf.axes, option.scope, {}) is not None:
+                    taken.setdefault(index, []).append(place)
+                    break
+            else:
+                rest.append(place)
+        groups: list[tuple[tuple[int, ...], Callable[[Upstream, Bundle, Below], Change]]] = []
+        for index, places in sorted(taken.items()):
+            option = stage.options[index]
+            inner = applied(self.e, option.stage if isinstance(option, v.OnlyOn) else option, stage.span)
+
+            def run(u: Upstream, b: Bundle, k: Below, inner: Any = inner, index: int = index) -> Change:
+                return self.chain(flatten(inner), u, b, k, f"{path}|{index}.")
+
+            groups.append((tuple(places), run))
+        if rest:
+            groups.append((tuple(rest), lambda u, b, k: k(u, b)))
+        return self.split(groups, up, bundle, below, path)
+
+    def split(self, groups: list[Any], up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
+        """Runs each group of leaves on its own; those that reach the rest of the chain go through it together."""
+        if len(groups) == 1 and len(groups[0][0]) == len(bundle.leaves) and len(bundle.leaves) != 1:
+            return groups[0][1](up, bundle, below)
+        met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]] = []
+        changes: list[tuple[tuple[int, ...], Bundle, Change]] = []
+        for number, (places, run) in enumerate(groups):
+            part = self.part(bundle, places, bundle.param)
+
+            def meet(u: Upstream, b: Bundle, places: tuple[int, ...] = places, number: int = number) -> Change:
+                key = f"{path}#{number}"
+                known = self.flow.types.setdefault(key, Type("real", (b.axis,)))
+                hole = self.e.ops.hole(known)
+                met.append((places, u, b, hole))
+                return Change(hole)
+
+            changes.append((places, part, run(self.part_upstream(up, bundle, places), part, meet)))
+        if met:
+            self.together(met, below, path, bundle)
+        return self.joined(bundle, changes)
+
+    def part(self, bundle: Bundle, places: tuple[int, ...], param: Node | None) -> Bundle:
+        flat = self.cut(bundle, param, places) if param is not None else None
+        return Bundle(tuple(bundle.leaves[i] for i in places), flat)
+
+    def cut(self, bundle: Bundle, flat: Node, places: tuple[int, ...]) -> Node:
+        pieces = [self.e.ops.leaf(flat, bundle.offset(i), bundle.leaves[i].axes) for i in places]
+        return self.e.ops.pack(pieces, [bundle.leaves[i].axes for i in places])
+
+    def part_upstream(self, up: Upstream, bundle: Bundle, places: tuple[int, ...]) -> Upstream:
+        def at(point: Node | None, fresh: int) -> Node:
+            if point is not None:
+                raise mistake("E0514", point.span, "the gradient cannot be asked for at another point behind a stage that works leaf by leaf")
+            return self.cut(bundle, up.at(None, fresh), places)
+
+        return Upstream(at, up.fields)
+
+    def together(self, met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]], below: Below, path: str, bundle: Bundle) -> None:
+        """The rest of the chain over all leaves that reached it, in their old order."""
+        entries = sorted((place, group, i) for group, (places, _, _, _) in enumerate(met) for i, place in enumerate(places))
+        leaves = tuple(met[group][2].leaves[i] for _, group, i in entries)
+
+        def at(point: Node | None, fresh: int) -> Node:
+            if point is not None:
+                raise mistake("E0514", point.span, "the gradient cannot be asked for at another point behind a stage that works leaf by leaf")
+            flats = [u.at(None, fresh) for _, u, _, _ in met]
+            pieces = [self.e.ops.leaf(flats[group], met[group][2].offset(i), met[group][2].leaves[i].axes) for _, group, i in entries]
+            return self.e.ops.pack(pieces, [leaf.axes for leaf in leaves])
+
+        param = None
+        if all(b.param is not None for _, _, b, _ in met):
+            values = [self.e.ops.leaf(met[g][2].param, met[g][2].offset(i), met[g][2].leaves[i].axes) for _, g, i in entries]  # type: ignore[arg-type]
+            param = self.e.ops.pack(values, [leaf.axes for leaf in leaves])
+        inner = Bundle(leaves, param)
+        delta = self.difference(below(Upstream(at, met[0][1].fields), inner), inner)
+        for group, (_, _, own, hole) in enumerate(met):
+            places = [k for k, (_, g, _) in enumerate(entries) if g == group]
+            piece = self.cut(inner, delta, tuple(places))
+            self.flow.settle(f"{path}#{group}", piece.type)
+            self.flow.holes[hole.id] = piece
+            assert own.size == piece.type.axis("param").size
+
+    def joined(self, bundle: Bundle, changes: list[tuple[tuple[int, ...], Bundle, Change]]) -> Change:
+        absolute = all(change.absolute for _, _, change in changes)
+        by_place: dict[int, Node] = {}
+        for places, part, change in changes:
+            flat = change.value if absolute else self.difference(change, part)
+            for i, place in enumerate(places):
+                by_place[place] = self.e.ops.leaf(flat, part.offset(i), bundle.leaves[place].axes)
+        order = sorted(by_place)
+        return Change(self.e.ops.pack([by_place[i] for i in order], [bundle.leaves[i].axes for i in order]), absolute)
+
+    def difference(self, change: Change, bundle: Bundle) -> Node:
+        if not change.absolute:
+            return change.value
+        if bundle.param is None:
+            raise mistake("E0512", change.value.span, "`param` cannot be read behind a change of coordinates", fix="put this stage before the projection")
+        return self.e.ops.constant(self.e.ops.elementwise("sub", change.value, bundle.param))
+
+
+def v_scope(stage: v.Stage) -> Scope:
+    scope = stage.scope.child(stage.name)
+    scope.names.update(stage.bound)
+    return scope

@@ -1,0 +1,234 @@
+"""Topologies: link rules to adjacency, mixing weights, and the facts that exchanges ask for.
+
+Axes: `node` is who receives, `from` who is heard; `weights` [node, from] is what a node gives to what it hears, so a gossip step is
+`dot(weights, x[from], over: from)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
+from gradflow.passes.bodies import Body
+from gradflow.passes.calls import call_values
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Scope
+
+
+class TopologyBody(Body):
+    """`nodes = n`, link rules, optional `weights` and `directed`."""
+
+    def __init__(self, e: Elaborator, scope: Scope, name: str):
+        super().__init__(e, scope, f"the topology `{name}`")
+        self.links: list[s.Link] = []
+
+    def do_link(self, statement: s.Link, scope: Scope) -> None:
+        self.links.append(statement)
+
+
+def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: Any) -> v.Topology:
+    text = definition.name
+    if definition.value is not None:
+        value = e.evaluate(definition.value, scope)
+        if not isinstance(value, v.Topology):
+            raise mistake("E0301", definition.value.span, f"a topology is needed here, this is {v.kind_name(value)}")
+        weights = scope.local("weights")
+        return _named(value, text, weights[1] if weights[0] else None)
+    body = TopologyBody(e, scope, definition.name)
+    with e.at(flow="#topology"):
+        body.run(definition.body or ())
+    found, nodes = scope.local("nodes")
+    if not found:
+        raise mistake("E0605", definition.name_span, f"`{definition.name}` does not say how many nodes it has", fix="add `nodes = n`")
+    nodes = e.ops.constant(nodes)["value"] if not isinstance(nodes, Node) else None
+    directed = any(link.directed for link in body.links) or scope.local("directed")[1] is True
+    if not body.links:
+        weights_value = scope.local("weights")[1]
+        if not isinstance(weights_value, Node):
+            raise mistake("E0605", definition.name_span, f"`{definition.name}` has neither links nor weights")
+        return v.Topology(text, nodes, e.ops.constant(e.ops.elementwise("ne", weights_value, 0)), weights_value, True, {}, False)
+    if nodes is None or nodes < 1:
+        raise mistake("E0605", definition.name_span, f"`{definition.name}` needs a number of nodes known when the spec is compiled, at least 1")
+    adjacency = _adjacency(e, body, scope, nodes)
+    weights_value = scope.local("weights")[1] if scope.local("weights")[0] else None
+    constant = not any(n.op == "source" for n in _nodes(adjacency))
+    options = {"weights": weights_value} if weights_value is not None else {}
+    return v.Topology(text, nodes, adjacency, None, directed, options, constant)
+
+
+def _nodes(node: Node) -> list[Node]:
+    from gradflow.graph.graph import ordered
+
+    return ordered([node])
+
+
+def _named(value: v.Topology, name: str, weights: Any) -> v.Topology:
+    options = {**value.options, **({"weights": weights} if weights is not None else {})}
+    return v.Topology(name, value.nodes, value.adjacency, value.weights, value.directed, options, value.constant)
+
+
+def _adjacency(e: Elaborator, body: TopologyBody, scope: Scope, nodes: int) -> Node:
+    """[node, from]: whether `node` hears `from`; never itself."""
+    ops = e.ops
+    here, there = ops.range(Axis("node", nodes)), ops.range(Axis("from", nodes))
+    total: Any = False
+    for link in body.links:
+        for receiver, sender in ((here, there),) if link.directed else ((here, there), (there, here)):
+            inner = scope.child()
+            first, second = (sender, receiver) if link.directed else (receiver, sender)
+            inner.names.update({link.first: first, link.second: second})
+            with e.at(flow="#topology"):
+                holds = e.evaluate(link.condition, inner) if link.condition is not None else True
+            total = ops.elementwise("or", total, e.tensor(holds))
+    other = ops.elementwise("ne", here, there)
+    return ops.expand(ops.elementwise("and", other, total), (Axis("node", nodes), Axis("from", nodes)))
+
+
+def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.Topology:
+    """`ring(3) * ring(4)`: the Cartesian product, the last factor counting fastest; `path(2)^3`: a factor three times."""
+    if node.op == "^" and isinstance(right, int) and right >= 0:
+        result = left
+        if right == 0:
+            return _single(e)
+        for _ in range(right - 1):
+            result = product(e, result, left)
+        return result
+    if node.op == "*" and isinstance(right, v.Topology):
+        return product(e, left, right)
+    raise mistake("E0301", node.span, f"topologies are combined by `*` and by `^` with a whole number, not with {v.kind_name(right)}")
+
+
+def _single(e: Elaborator) -> v.Topology:
+    axes = (Axis("node", 1), Axis("from", 1))
+    return v.Topology("point", 1, e.ops.expand(False, axes), None)
+
+
+def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
+    if a.nodes is None or b.nodes is None:
+        raise mistake("E0605", e.ops.span, "a product needs factors of known size")
+    ops = e.ops
+    n = a.nodes * b.nodes
+    here, there = ops.range(Axis("node", n)), ops.range(Axis("from", n))
+
+    def parts(index: Node) -> tuple[Any, Any]:
+        return ops.elementwise("floor", ops.elementwise("div", index, b.nodes)), ops.elementwise("mod", index, b.nodes)
+
+    (row, column), (row2, column2) = parts(here), parts(there)
+    first = _look(e, a.adjacency, row, row2)
+    second = _look(e, b.adjacency, column, column2)
+    either = ops.elementwise(
+        "or", ops.elementwise("and", first, ops.elementwise("eq", column, column2)), ops.elementwise("and", second, ops.elementwise("eq", row, row2))
+    )
+    adjacency = ops.expand(either, (Axis("node", n), Axis("from", n)))
+    return v.Topology(f"{a.name} x {b.name}", n, adjacency, None, a.directed or b.directed, {}, a.constant and b.constant)
+
+
+def _look(e: Elaborator, adjacency: Node, receiver: Any, sender: Any) -> Node:
+    inner = e.ops.rename(adjacency, {"node": "row", "from": "col"})
+    return e.ops.gather(e.ops.gather(inner, receiver, "row"), sender, "col")
+
+
+def weights_of(e: Elaborator, topology: v.Topology, span: Any) -> Node:
+    """Mixing weights [node, from]: the topology's own, else Metropolis-Hastings."""
+    if topology.weights is not None:
+        return topology.weights
+    function = topology.options.get("weights")
+    if function is None:
+        from gradflow.passes.scope import module, standard_index
+
+        path = standard_index()["metropolis"]
+        home = module(path)
+        function = v.Function(home.definitions["metropolis"], home.scope())
+    if isinstance(function, Node):
+        return function
+    value = call_values(e, function, span, topology)
+    axes = (Axis("node", topology.nodes), Axis("from", topology.nodes))
+    return e.ops.expand(value, axes)
+
+
+def topology_fields(e: Elaborator, topology: v.Topology) -> dict[str, Any]:
+    ops = e.ops
+    number = ops.constant(ops.where(topology.adjacency, 1.0, 0.0))
+    degree = ops.reduce("sum", number, ["from"])
+
+    def laplacian() -> Any:
+        same = ops.elementwise("eq", ops.range(Axis("node", topology.nodes), number), ops.range(Axis("from", topology.nodes), number))
+        return ops.elementwise("sub", ops.where(same, degree, 0.0), number)
+
+    return {
+        "adjacency": topology.adjacency,
+        "degree": degree,
+        "laplacian": laplacian,
+        "weights": lambda: weights_of(e, topology, ops.span),
+        "nodes": topology.nodes if topology.nodes is not None else ops.axis_size("node", topology.adjacency),
+    }
+
+
+# ---- facts
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is computed of a constant topology: the checker and `plan` show these numbers."""
+
+    nodes: int
+    links: int
+    directed: bool
+    connected: bool
+    components: int
+    diameter: int | None
+    central: bool
+    doubly_stochastic: bool
+    row_error: float
+    column_error: float
+    contraction: float
+
+    def holds(self, name: str) -> bool:
+        return {"connected": self.connected, "central": self.connected, "doubly_stochastic": self.doubly_stochastic}.get(name, True)
+
+    def why(self, name: str) -> str:
+        if name in ("connected", "central"):
+            return f"it falls into {self.components} parts that never hear of each other"
+        return f"its weights' rows sum to 1 within {self.row_error:.2g}, its columns within {self.column_error:.2g}"
+
+    def fix(self, name: str) -> str:
+        return "link the parts" if name in ("connected", "central") else "use `weights: metropolis()`"
+
+
+def facts(e: Elaborator, topology: v.Topology) -> Facts | None:
+    """None where the topology depends on data or on the clock."""
+    if not topology.constant or topology.nodes is None:
+        return None
+    cache: dict[int, Facts] = e.constants.setdefault("topology facts", {})
+    if topology.adjacency.id not in cache:
+        cache[topology.adjacency.id] = _facts(e, topology)
+    return cache[topology.adjacency.id]
+
+
+def _facts(e: Elaborator, topology: v.Topology) -> Facts:
+    import networkx
+    import numpy
+
+    from gradflow.passes.constants import compute
+
+    weights = weights_of(e, topology, e.ops.span)
+    adjacency, w = compute(topology.adjacency, weights)
+    graph = networkx.from_numpy_array(adjacency.T.astype(int), create_using=networkx.DiGraph if topology.directed else networkx.Graph)
+    n = len(adjacency)
+    parts = networkx.number_weakly_connected_components(graph) if topology.directed else networkx.number_connected_components(graph)
+    strong = networkx.is_strongly_connected(graph) if topology.directed else parts == 1
+    rows, columns = float(abs(w.sum(1) - 1).max()), float(abs(w.sum(0) - 1).max())
+    degrees = adjacency.sum(1)
+    return Facts(
+        nodes=n, links=int(adjacency.sum()) if topology.directed else int(adjacency.sum()) // 2, directed=topology.directed, connected=bool(strong), components=parts,
+        diameter=int(networkx.diameter(graph)) if strong and n <= 500 else None, central=bool((degrees == n - 1).any()) if n > 1 else True,
+        doubly_stochastic=max(rows, columns) < 1e-9, row_error=rows, column_error=columns, contraction=float(numpy.linalg.norm(w - 1 / n, 2)) if n <= 2000 else float("nan"),
+    )  # fmt: skip
+
+
+__all__ = ["Facts", "build_topology", "combine", "facts", "topology_fields", "weights_of"]

@@ -1,0 +1,212 @@
+"""What an expression can be worth while a spec is elaborated, besides a number, a word (str) and a graph node.
+
+Functions, stages and their chains, topologies, models, data, records: all frozen, all carrying the place they came from. They are
+compile-time values; none of them survives into the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis
+from gradflow.language import syntax as s
+from gradflow.language.source import NOWHERE, Span
+
+if TYPE_CHECKING:
+    from gradflow.library.catalogue import DataSpec, ModelSpec
+    from gradflow.passes.scope import Scope
+
+
+class _Nothing:
+    def __repr__(self) -> str:
+        return "none"
+
+
+NONE = _Nothing()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An input that nobody supplied: an error only if it is read."""
+
+    name: str
+    owner: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class Function:
+    """A definition (function or objective) with some or all of its parameters bound."""
+
+    definition: s.Definition
+    scope: Scope
+    bound: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def inputs(self) -> tuple[s.Input, ...]:
+        return tuple(statement for statement in self.definition.body or () if isinstance(statement, s.Input))
+
+
+@dataclass(frozen=True)
+class LambdaValue:
+    tree: s.Lambda
+    scope: Scope
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A name of the expression language itself: `sum`, `where`, ..."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Named values: what an objective takes, what a function returns as (a: .., b: ..). `value` is what it is worth in arithmetic."""
+
+    fields: Mapping[str, Any]
+    name: str = "record"
+    value: Node | float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An estimator, projection, exchange or update with its parameters bound."""
+
+    definition: s.Definition
+    scope: Scope
+    bound: Mapping[str, Any]
+    span: Span = NOWHERE
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def kind(self) -> str:
+        return self.definition.kind
+
+
+@dataclass(frozen=True)
+class BuiltinStage:
+    """`backprop`, and `nothing`, which changes nothing."""
+
+    name: str
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class ChainOf:
+    stages: tuple[Any, ...]
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class OnlyOn:
+    """`stage on pattern`."""
+
+    stage: Any
+    pattern: s.Pattern
+    scope: Scope
+
+
+@dataclass(frozen=True)
+class FirstFitting:
+    """`a on P | b`."""
+
+    options: tuple[Any, ...]
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class Live:
+    """The objective at the head of a flow: kept as text, because it is evaluated at whatever parameters are asked for."""
+
+    tree: s.Expr
+    scope: Scope
+
+
+STAGES = (Stage, BuiltinStage, ChainOf, OnlyOn, FirstFitting)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Who is linked to whom: `adjacency` and `weights` are nodes over [node, from] ([node]: the receiver)."""
+
+    name: str
+    nodes: int | None
+    adjacency: Node
+    weights: Node | None
+    directed: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    constant: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """A declared model; its parameters are the source ("param", name) unless the context says otherwise."""
+
+    name: str
+    spec: ModelSpec
+    span: Span = NOWHERE
+    free: tuple[Axis, ...] | None = None
+    start: Node | float | None = None
+    copy_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str
+    split: str
+    spec: DataSpec
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    definition: s.Definition
+    scope: Scope
+    bound: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """A library call of kind `call` (sample, score, ...), not yet applied."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """A stage used as a function inside another: `local(g)` gives a step, `inner.m` its states afterwards."""
+
+    name: str
+    run: Callable[..., Any]
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def kind_name(value: Any) -> str:
+    """The field's word for what a value is, for messages."""
+    if isinstance(value, bool):
+        return "a truth value"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return f"the word `{value}`"
+    if isinstance(value, Node):
+        return f"a value of type {value.type}"
+    if isinstance(value, Stage):
+        return f"the {value.kind} `{value.name}`"
+    names = {
+        Function: "a function", LambdaValue: "a function", Builtin: "a built-in function", Record: "a record", BuiltinStage: "a stage",
+        ChainOf: "a chain of stages", OnlyOn: "a stage", FirstFitting: "a choice of stages", Topology: "a topology", Model: "a model",
+        Data: "a data set", Pipeline: "a pipeline", Primitive: "a library call", Missing: "a missing input", tuple: "a tuple", list: "a list",
+    }  # fmt: skip
+    return next((text for cls, text in names.items() if isinstance(value, cls)), "nothing" if value is NONE else type(value).__name__)
