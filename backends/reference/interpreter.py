@@ -192,7 +192,8 @@ class _Run:
         first, second = node["carries"], node["carries"] + node["sequences"]
         carries = body.parameters[:first]
         state = [_fitted(a, n, p) for a, n, p in zip(arrays[:first], node.inputs, carries, strict=False)]
-        fixed = {p.id: _fitted(*triple, p) for *triple, p in zip(arrays[second:], node.inputs[second:], body.parameters[second:], strict=True)}
+        captured = zip(arrays[second:], node.inputs[second:], body.parameters[second:], strict=True)
+        fixed = {p.id: _fitted(array, n, p) for array, n, p in captured}
         sequences = list(zip(arrays[first:second], node.inputs[first:second], body.parameters[first:second], strict=True))
         lengths = {array.shape[n.type.names.index(axis)] for array, n, _ in sequences}
         if len(lengths) != 1:

@@ -156,11 +156,14 @@ def pack(w: Writer, node: Node) -> str:
 
 def draw(w: Writer, node: Node) -> str:
     seed, tick, *arguments = node.inputs
-    given = "".join(f", {w.tensor(a)}" for a in arguments)
+    options = dict(node.get("options", ()))
+    names = (*node.type.names, options["axis"]) if node["dist"] == "categorical" else node.type.names
+    given = "".join(f", {w.align(a, names)}" for a in arguments)
+    key = (w.align(seed, node.type.names), w.align(tick, node.type.names), w.constant(node["place"], "place"))
+    dim = f", dim={node.type.names.index(options['axis'])}" if node["dist"] == "subset" else ""
     sizes = shape(w.size(node, n) for n in node.type.names)
-    axes = f", axes={tuple(a.type.names for a in arguments)!r}, result={node.type.names!r}" if arguments else ""
-    place, options = w.constant(node["place"], "place"), w.constant(node.get("options", ()), "options")
-    return f"draw({node['dist']!r}, ({w.ref(seed)}, {w.ref(tick)}, {place}), {sizes}, {options}{given}{axes}, dtype={DTYPES[node.type.base]}, device=device)"
+    static = w.constant(tuple(options.items()), "options")
+    return f"draw({node['dist']!r}, ({', '.join(key)}), {sizes}, {static}{given}{dim}, dtype={DTYPES[node.type.base]}, device=device)"
 
 
 OPERATIONS: dict[str, Callable[[Writer, Node], str]] = {

@@ -18,7 +18,6 @@ from gradflow.language.parser import parse
 from gradflow.language.source import Source
 
 
-
 def format_source(source: Source) -> str:
     """The text in canonical layout. Raises GradflowError where the source does not parse."""
     tree = parse(source)

@@ -435,7 +435,7 @@ def _all_errors(source: Source) -> list[Diagnostic]:
 
     found: list[Diagnostic] = []
     text = source.text
-    following: int | None = 0
+    blank = 0
     while len(found) < MOST_SYNTAX_ERRORS:
         try:
             _build(source, text)
@@ -446,9 +446,10 @@ def _all_errors(source: Source) -> list[Diagnostic]:
         except UnexpectedInput as error:
             found.append(describe(source, error))
             offset = found[-1].span.offset
-        following = _next_definition(text, max(offset, following))
+        following = _next_definition(text, max(offset, blank))
         if following is None:
             break
+        blank = following
         text = "".join(c if c == "\n" else " " for c in text[:following]) + text[following:]
     return found
 

@@ -81,9 +81,7 @@ def _sarif_fix(text: str, edits: Sequence[Edit], sources: Mapping[str, Source]) 
     changes = [
         {
             "artifactLocation": {"uri": quote(file)},
-            "replacements": [
-                {"deletedRegion": _region(e.span, sources), "insertedContent": {"text": e.text}} for e in edits if e.span.file == file
-            ],
+            "replacements": [{"deletedRegion": _region(e.span, sources), "insertedContent": {"text": e.text}} for e in edits if e.span.file == file],
         }
         for file in dict.fromkeys(e.span.file for e in edits)
     ]

@@ -16,7 +16,7 @@ from lark.exceptions import UnexpectedInput
 from lark.lexer import PatternStr
 
 from gradflow.language.source import Source, Span
-from gradflow.language.syntax_words import KINDS, said
+from gradflow.language.syntax_words import KINDS, STATEMENT_WORDS, said
 
 OPENING = {"LPAR": "(", "LSQB": "[", "LBRACE": "{"}
 CLOSING = {"RPAR": ")", "RSQB": "]", "RBRACE": "}"}
@@ -45,7 +45,7 @@ class Place:
         kind = token.type if token is not None else ""
         offset = len(source.text) if kind == "$END" else error.pos_in_stream or 0
         end = offset if kind == "$END" else token.end_pos if token is not None else offset + 1
-        state: Any = error.interactive_parser  # type: ignore[attr-defined]
+        state: Any = error.interactive_parser
         values = list(state.parser_state.value_stack)
         openers = tuple(v for v in values if isinstance(v, Token) and v.type in OPENING)
         start = next((v.start_pos for v in reversed(values) if isinstance(v, Token) and v.type == "KIND"), None)
@@ -100,6 +100,13 @@ class Place:
         return self.stack
 
     @property
+    def first_name(self) -> Token | None:
+        """The name with which a statement begins, if nothing else has been read of it."""
+        statement = self.statement
+        first = statement[0] if len(statement) == 1 else None
+        return first if isinstance(first, Token) and first.type == "NAME" else None
+
+    @property
     def found(self) -> str:
         if self.kind == "$END":
             return "the end of the file"
@@ -147,7 +154,7 @@ class Place:
         if self.literals.get(token.type) == "<-":
             return f"what is assigned to `{name}`"
         if token.type == "COLON":
-            inside = self.stack[: position]
+            inside = self.stack[:position]
             in_flow = next((v.type for v in reversed(inside) if isinstance(v, Token) and v.type in {"FLOW", "LPAR", "LSQB", "_NL"}), "")
             return "the flow" if in_flow == "FLOW" else f"what `{name}` is" if name else ""
         if token.type == "LBRACE":
@@ -179,10 +186,7 @@ class Place:
 
 
 VALUES = ("name", "call", "index", "field", "group", "path")
-WORDED = frozenset(
-    "IMPORT DOC CITE INPUT VARY STATE DECLARE MINIMIZE SUBJECT REPORT RETURN REQUIRE PREFER EXPECT GIVES WHEN REPEAT ON BACKWARD EVERY "
-    "FLOW TRAIN SCHEDULE CUT RECOMPUTE CARRY".split()
-)
+WORDED = frozenset(word.upper() for word in STATEMENT_WORDS) | {"IMPORT", "DECLARE"}
 
 
 def _read_again(parser: Lark, text: str, start: int, offset: int) -> tuple[Any, Token | None]:

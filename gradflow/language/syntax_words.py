@@ -14,6 +14,7 @@ STATEMENT_WORDS = (
 )
 JOINING_WORDS = ("as", "over", "where", "in", "to", "with", "until", "per", "by", "if", "or", "and", "not", "each", "import")
 RESERVED = frozenset(STATEMENT_WORDS) | frozenset(JOINING_WORDS)
+KEYWORDS = RESERVED | frozenset(KINDS)
 
 KIND_SYNONYMS = {
     **dict.fromkeys(("fn", "func", "fun", "def", "proc", "sub", "method", "class"), "function"),
@@ -88,12 +89,11 @@ OPERATORS = {
     "\ufeff": "",
     "\\": "",
 }
-GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξοπρστυφχψω",
-        "alpha beta gamma delta eps zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega".split(),
-    )
-)
+GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "eps", "ζ": "zeta", "η": "eta", "θ": "theta",
+    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "ο": "omicron", "π": "pi",
+    "ρ": "rho", "σ": "sigma", "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega",
+}  # fmt: skip
 ADVICE = {
     "@": ("`@` is not an operator here", "say which axis is summed: `dot(a, b, over: axis)`"),
     "$": ("`$` has no meaning in a spec", "write names as they are, without a sign before them"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from gradflow.graph.graph import Graph, Node
 from gradflow.graph.operations import Operations
-from gradflow.graph.types import Axis, AxisConflict, Type, union
+from gradflow.graph.types import Axis, AxisConflict, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Diagnostic, Mistake, Report, mistake, nearest
 from gradflow.language.source import Span
@@ -56,6 +56,8 @@ class Elaborator:
         self.place: str | None = None
         self.loops: tuple[int, ...] = ()
         self.formulas: dict[int, Node] = {}
+        self.world: list[Any] | None = None
+        self.model_axes: dict[str, tuple[Axis, ...]] = {}
 
     # ---- diagnostics and context
 
@@ -321,12 +323,8 @@ class Elaborator:
         if model.name in self.context.parameters:
             return self.context.parameters[model.name]
         axes: tuple[Axis, ...] = (Axis("param", model.spec.size),)
-        lifted = self.lifted_models().get(model.name, ())
+        lifted = self.model_axes.get(model.name, ())
         return self.ops.source(Type("real", (*lifted, *axes)), "param", model.name)
-
-    def lifted_models(self) -> dict[str, tuple[Axis, ...]]:
-        """Axes that a model's parameters have beside `param`: `node` when every node owns a copy."""
-        return getattr(self, "model_axes", {})
 
     def aligned(self, tensors: list[Any], scope: Scope, node: s.Node) -> list[Any]:
         """Reads values over an index map's target through the map where the others have the map's own axes."""
@@ -365,6 +363,3 @@ class Elaborator:
                 raise mistake("E0306", item.span, "an axis name is needed here")
         return tuple(names)
 
-
-def combined(axes: Iterable[tuple[Axis, ...]]) -> tuple[Axis, ...]:
-    return union(*axes)

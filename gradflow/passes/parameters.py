@@ -80,6 +80,8 @@ def _misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope, whole: s
         return "" if base != "bool" or value.type.base == "bool" else "a truth value is needed"
     if option.axes is not None:
         return "" if isinstance(value, v.Model | list | tuple | int | float) else "a tensor is needed"
+    if isinstance(value, v.Model) and value.free is not None:
+        return ""
     if isinstance(value, list | tuple) and all(isinstance(item, NUMBERS) for item in value):
         return ""
     if isinstance(value, v.Record):
@@ -141,7 +143,7 @@ def type_text(type_: s.TypeExpr | None) -> str:
 
 
 def _one_text(option: s.TypeOne) -> str:
-    from gradflow.language.format import expression_text
+    from gradflow.passes.words import expression_text
 
     text = option.base or ""
     if option.axes is not None:

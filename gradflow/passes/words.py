@@ -21,3 +21,10 @@ def statement_word(statement: s.Statement) -> str:
     if isinstance(statement, s.Bind):
         return statement.op
     return WORDS[type(statement)]
+
+
+def expression_text(node: s.Node) -> str:
+    """An expression, type or pattern on one line, as the formatter writes it."""
+    from gradflow.language.format_expressions import Comments, Expressions
+
+    return Expressions(Comments(())).inline(node)

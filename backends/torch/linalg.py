@@ -1,0 +1,168 @@
+"""Linear algebra at run time: the counterpart of `backends/reference/linalg.py`, on tensors, and how a node asks for it.
+
+One table, name -> (function, axes of its result); the contract of every entry (inputs, options, signs, order) is the table in the reference's
+docstring. The matrix is the last two dimensions, [.., row, col]. `NEW` stands for the axis that only the result has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradflow.backends.torch.emit import Writer, aligned, permuted
+from gradflow.graph.graph import Node
+
+TIE = 1e-6  # entries this close in relative magnitude count as equal when a sign is chosen
+NEW = ""
+Options = Mapping[str, Any]
+
+
+# ---- factorizations
+
+
+def _turned(vectors: Tensor) -> Tensor:
+    """Signs [.., 1, r] that make the entry of largest magnitude of each column of [.., n, r] positive."""
+    size = vectors.abs()
+    first = (size >= size.amax(-2, keepdim=True) * (1 - TIE)).int().argmax(-2, keepdim=True)
+    chosen = vectors.take_along_dim(first, -2)
+    return torch.where(chosen < 0, -torch.ones_like(chosen), torch.ones_like(chosen))
+
+
+def decompose(x: Tensor, top: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """u [.., row, r], s [.., r], v [.., col, r] of the leading `top` singular triples, signs fixed by the left vectors."""
+    u, s, vt = torch.linalg.svd(x, full_matrices=False)
+    v, signs = vt.mT, _turned(u)
+    count = s.shape[-1] if top is None else min(top, s.shape[-1])
+    return (u * signs)[..., :count], s[..., :count], (v * signs)[..., :count]
+
+
+def _eigenvalues(options: Options, x: Tensor) -> Tensor:
+    values = torch.linalg.eigvalsh(x)
+    return values.flip(-1) if options.get("descending") else values
+
+
+def _eigenvectors(options: Options, x: Tensor) -> Tensor:
+    _, vectors = torch.linalg.eigh(x)
+    vectors = vectors * _turned(vectors)
+    return vectors.flip(-1) if options.get("descending") else vectors
+
+
+def _eigenvalue(options: Options, x: Tensor) -> Tensor:
+    k, values = options["k"], torch.linalg.eigvalsh(x)
+    if not 1 <= abs(k) <= values.shape[-1]:
+        raise ValueError(f"eigenvalue {k} was asked for, there are {values.shape[-1]}")
+    return values[..., k - 1 if k > 0 else k]
+
+
+def _spectral_norm(options: Options, x: Tensor) -> Tensor:
+    return torch.linalg.svdvals(x)[..., 0]
+
+
+# ---- inverses, systems, diagonals
+
+
+def _identity(options: Options, like: Tensor) -> Tensor:
+    rows, cols = options["sizes"]
+    return torch.eye(rows, cols, dtype=options["dtype"], device=options["device"])
+
+
+def _pseudo_inverse(options: Options, x: Tensor) -> Tensor:
+    return torch.linalg.pinv(x)
+
+
+def _stationary(options: Options, p: Tensor) -> Tensor:
+    """pi with pi P = pi and sum 1, from the nonsingular system (1 1' + I - P)' pi = 1."""
+    size = p.shape[-1]
+    system = 1.0 + torch.eye(size, dtype=p.dtype, device=p.device) - p.mT
+    law = torch.linalg.solve(system, torch.ones_like(p[..., :1])).squeeze(-1)
+    return law / law.sum(-1, keepdim=True)
+
+
+def _with_diagonal(options: Options, x: Tensor, d: Tensor) -> Tensor:
+    """`d` stands along the rows."""
+    x = x.clone()
+    x.diagonal(dim1=-2, dim2=-1).copy_(d)
+    return x
+
+
+def _solve(options: Options, a: Tensor, b: Tensor) -> Tensor:
+    """a [.., row, col] x = b [.., row, rest..]."""
+    lead = a.dim() - 2
+    found = torch.linalg.solve(a, b.reshape(*b.shape[: lead + 1], -1))
+    return found.reshape(*found.shape[: lead + 1], *b.shape[lead + 1 :])
+
+
+# name: (function, axes of the result out of (lifted, row, col) and the node)
+LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] = {
+    "eigenvalues": (_eigenvalues, lambda lifted, row, col, node: (*lifted, NEW)),
+    "eigenvectors": (_eigenvectors, lambda lifted, row, col, node: (*lifted, row, NEW)),
+    "eigenvalue": (_eigenvalue, lambda lifted, row, col, node: lifted),
+    "spectral_norm": (_spectral_norm, lambda lifted, row, col, node: lifted),
+    "identity": (_identity, lambda lifted, row, col, node: node.type.names),
+    "pseudo_inverse": (_pseudo_inverse, lambda lifted, row, col, node: (*lifted, col, row)),
+    "stationary": (_stationary, lambda lifted, row, col, node: (*lifted, row)),
+    "with_diagonal": (_with_diagonal, lambda lifted, row, col, node: (*lifted, row, col)),
+    "solve": (_solve, lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
+}
+
+
+def linalg(name: str, options: Options, *tensors: Tensor) -> Tensor:
+    """Runs one entry of the table."""
+    return LINALG[name][0](options, *tensors)
+
+
+# ---- text
+
+
+def emit_linalg(w: Writer, node: Node) -> str:
+    """A call of `linalg`, its result brought to the node's axes. Factorizations are shared by several nodes: see `emit_part`."""
+    name, options = node["name"], dict(node.get("options", ()))
+    if name not in LINALG:
+        raise ValueError(f"there is no linear algebra called `{name}` (from {node.span})")
+    first = node.inputs[0]
+    texts = [w.tensor(first) if name == "identity" else w.tensor(first, "real")]
+    *lifted, row, col = first.type.names if name != "identity" else node.type.names
+    if name == "with_diagonal":
+        d = node.inputs[1]
+        along = tuple(row if n == col else n for n in d.type.names)
+        texts.append(w.tensor(d, "real") if w.is_host(d) else aligned(w.tensor(d, "real"), along, (*lifted, row)))
+    if name == "solve":
+        texts.append(w.align(node.inputs[1], (*lifted, row, *_rest(node)), "real"))
+    given = ", ".join(f"{key!r}: {w.constant(value, 'option')}" for key, value in options.items())
+    if name == "identity":
+        given = f"'sizes': ({w.size(node, row)}, {w.size(node, col)}), 'dtype': real, 'device': device"
+    names = _named(LINALG[name][1](tuple(lifted), row, col, node), node)
+    return permuted(f"linalg({name!r}, {{{given}}}, {', '.join(texts)})", names, node.type.names)
+
+
+def factorization(node: Node) -> tuple[Any, ...] | None:
+    """What nodes that come out of one decomposition have in common; None for all others."""
+    if node.op != "linalg" or node["name"] not in ("svd", "singular_vectors"):
+        return None
+    return "svd", node.inputs[0].id, dict(node.get("options", ())).get("top")
+
+
+def emit_part(node: Node, names: tuple[str, str, str]) -> str:
+    """One factor out of u, s, v, by their names in the source."""
+    u, s, v = names
+    *lifted, row, col = node.inputs[0].type.names
+    options = dict(node["options"])
+    if node["name"] == "singular_vectors":
+        part = "u" if options["of"] == row else "v"
+    else:
+        part = options["part"]
+    text, axes = {"u": (u, (*lifted, row, NEW)), "s": (s, (*lifted, NEW)), "v": (v, (*lifted, col, NEW))}[part]
+    return permuted(text, _named(axes, node), node.type.names)
+
+
+def _named(axes: tuple[str, ...], node: Node) -> tuple[str, ...]:
+    fresh = next((n for n in node.type.names if n not in axes), NEW)
+    return tuple(fresh if n == NEW else n for n in axes)
+
+
+def _rest(node: Node) -> tuple[str, ...]:
+    *lifted, row, _ = node.inputs[0].type.names
+    return tuple(n for n in node.inputs[1].type.names if n not in (*lifted, row))

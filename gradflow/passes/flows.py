@@ -1,0 +1,250 @@
+"""One flow statement: objective, gradient, chain of stages, and the region that a step of it is.
+
+The chain is elaborated again until the types of states, holes and the parameter stop growing (who owns the parameter is inferred: it gets
+the axis `node` when a node-dependent change is written to it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gradflow.graph.graph import Node, Region, substitute
+from gradflow.graph.types import Axis, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.language.source import Span
+from gradflow.passes import properties
+from gradflow.passes import values as v
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Scope
+from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream, flatten
+from gradflow.plan.program import StatePlan
+
+ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class ElaboratedFlow:
+    """Results by name: param/MODEL, state/FLOW/KEY, loss, report/NAME, executed."""
+
+    name: str
+    models: tuple[v.Model, ...]
+    results: tuple[tuple[str, Node], ...]
+    states: tuple[StatePlan, ...]
+    stages: tuple[str, ...]
+    topology: v.Topology | None
+    span: Span
+
+
+def leaves_of(models: tuple[v.Model, ...]) -> tuple[Leaf, ...]:
+    """The leaves of the flow's models; of several models each leaf's name begins with its model's."""
+    found = []
+    for model in models:
+        prefix = f"{model.name}." if len(models) > 1 else ""
+        if model.free is not None:
+            found.append(Leaf(prefix + model.name, model.free))
+            continue
+        for leaf in model.spec.leaves:
+            found.append(Leaf(prefix + leaf.name, tuple(Axis(f"dim{i}", n) for i, n in enumerate(leaf.shape))))
+    return tuple(found)
+
+
+class FlowElaborator:
+    def __init__(self, e: Elaborator, name: str, models: tuple[v.Model, ...], chain: list[Any], topology: v.Topology | None, scope: Scope, span: Span):
+        self.e, self.name, self.models, self.chain, self.topology, self.scope, self.span = e, name, models, chain, topology, scope, span
+        self.leaves = leaves_of(models)
+        self.size = sum(leaf.size for leaf in self.leaves)
+        self.memo: dict[Any, Node] = {}
+        self.losses: dict[Any, Any] = {}
+
+    # ---- the head: parameters, loss, gradient
+
+    def parameter(self) -> Node:
+        flats = [self.e.parameters_of(model) for model in self.models]
+        if len(flats) == 1:
+            return flats[0]
+        axes = [(Axis("param", model.spec.size),) for model in self.models]
+        return self.e.ops.pack(flats, axes)
+
+    def placed(self, point: Node | None) -> Node:
+        """The point at which the objective is evaluated: with the axis `node` where nodes have objectives of their own."""
+        flat = point if point is not None else self.parameter()
+        if self.topology is not None and not flat.type.has("node"):
+            flat = self.e.ops.expand(flat, (Axis("node", self.topology.nodes), *flat.type.axes))
+        return flat
+
+    def split(self, flat: Node) -> dict[str, Node]:
+        offset = 0
+        found = {}
+        for model in self.models:
+            found[model.name] = self.e.ops.leaf(flat, offset, (Axis("param", model.spec.size),))
+            offset += model.spec.size
+        return found
+
+    def loss(self, point: Node | None, fresh: int) -> tuple[Any, Node, Any]:
+        """(loss, the point's node, reports) at a point."""
+        key = (point.id if point is not None else None, fresh, tuple(sorted(self.e.model_axes)))
+        if key not in self.losses:
+            flat = self.placed(point)
+            head = self.chain[0]
+            nodes = self.topology.nodes if self.topology is not None else None
+            with self.e.at(parameters={**self.e.context.parameters, **self.split(flat)}, nodes=nodes, fresh=fresh, flow="", batch=True), self.e.placed(None):
+                value = self.e.evaluate(head.tree, head.scope)
+                loss = self.e.tensor(value, head.tree)
+            self.losses[key] = (loss, flat, value.fields if isinstance(value, v.Record) else {})
+        return self.losses[key]
+
+    def gradient(self, point: Node | None, fresh: int) -> Node:
+        if not isinstance(self.chain[0], v.Live):
+            raise mistake("E0521", self.span, "this flow has no objective to take the gradient of", fix="begin it with one: `flow net: loss -> backprop -> ..`")
+        loss, flat, _ = self.loss(point, fresh)
+        key = (flat.id, fresh)
+        if key not in self.memo:
+            self.check_loss(loss)
+            from gradflow.passes.differentiate import gradient
+
+            self.memo[key] = gradient(self.e.ops, loss, [flat])[0]
+        return self.memo[key]
+
+    def check_loss(self, loss: Any) -> None:
+        span = self.chain[0].tree.span
+        if not isinstance(loss, Node):
+            raise mistake("E0522", span, "the objective does not depend on what the flow trains", why="its gradient is zero", fix="use the model in the loss")
+        extra = [name for name in loss.type.names if name != "node"]
+        if extra:
+            shown = ", ".join(f"`{n}`" for n in extra)
+            raise mistake("E0523", span, f"the objective is no number: it still has the axes {shown}", why="how a loss is averaged is always written", fix=f"`mean(.., over: {extra[0]})`")
+
+    # ---- rounds
+
+    def run(self) -> ElaboratedFlow:
+        types: dict[str, Type] = {}
+        for _ in range(ROUNDS):
+            flow = Flow(self.name, self.topology)
+            flow.types = types
+            self.memo.clear()
+            self.losses.clear()
+            result, reports = self.round(flow)
+            types = flow.types
+            if not flow.dirty:
+                return self.finish(flow, result, reports)
+        raise mistake("E0511", self.span, "the states of this flow change their axes from step to step")
+
+    def round(self, flow: Flow) -> tuple[Node, dict[str, Any]]:
+        builder = FlowBuilder(self.e, flow)
+        param = self.parameter()
+        bundle = Bundle(self.leaves, param)
+        stages = self.chain[1:] if isinstance(self.chain[0], v.Live) else self.chain
+        reports = self.loss(None, 0)[2] if isinstance(self.chain[0], v.Live) else {}
+        change = builder.chain(stages, Upstream(self.gradient), bundle, self.bottom, "")
+        value = change.value if change.absolute else self.e.ops.constant(self.e.ops.elementwise("add", param, change.value))
+        self.own_parameter(flow, value)
+        return value, reports
+
+    def bottom(self, up: Upstream, bundle: Bundle) -> Change:
+        names = ", ".join(f"`{leaf.name}`" for leaf in bundle.leaves[:4])
+        raise mistake("E0513", self.span, "nothing updates the parameters at the end of this flow", label=f"leaves {names}", why="a flow ends in an update", fix="end it with `-> sgd(lr: 0.1)`, say")
+
+    def own_parameter(self, flow: Flow, value: Node) -> None:
+        """A change that differs by node means that every node owns a copy."""
+        lifted = tuple(axis for axis in value.type.axes if axis.name != "param")
+        for model in self.models:
+            known = self.e.model_axes.get(model.name, ())
+            if set(a.name for a in lifted) - {a.name for a in known}:
+                self.e.model_axes[model.name] = union(known, lifted)
+                flow.dirty = True
+
+    def finish(self, flow: Flow, value: Node, reports: dict[str, Any]) -> ElaboratedFlow:
+        results: list[tuple[str, Node]] = []
+        lifted = self.e.model_axes.get(self.models[0].name, ())
+        whole = self.e.ops.expand(value, (*lifted, Axis("param", self.size)))
+        for name, piece in self.split(whole).items():
+            results.append((f"param/{name}", piece))
+        states = []
+        for slot in flow.states.values():
+            if slot.write is None:
+                continue
+            results.append((f"state/{self.name}/{slot.key}", slot.write))
+            states.append(StatePlan(slot.key, slot.write.type, slot.init if slot.init is not None else 0.0, slot.key.rsplit(".", 1)[0]))
+        if isinstance(self.chain[0], v.Live):
+            loss = self.e.ops.constant(self.loss(None, 0)[0])
+            if loss.type.has("node"):
+                loss = self.e.ops.constant(self.e.ops.elementwise("div", self.e.ops.reduce("sum", loss, ["node"]), self.e.ops.axis_size("node", loss)))
+            results.append(("loss", loss))
+        for name, one in (*reports.items(), *flow.reports.items()):
+            if isinstance(one, Node | int | float):
+                results.append((f"report/{name}", self.e.ops.constant(one)))
+        if flow.executed is not None:
+            results.append(("executed", flow.executed))
+        mapping = substitute(self.e.graph, [node for _, node in results], flow.holes) if flow.holes else {node.id: node for _, node in results}
+        closed = [(name, mapping[node.id]) for name, node in results]
+        live = needed_states(closed, self.name)
+        kept = tuple((name, node) for name, node in closed if not name.startswith("state/") or name in live)
+        plans = tuple(plan for plan in states if f"state/{self.name}/{plan.key}" in live)
+        return ElaboratedFlow(self.name, self.models, kept, plans, tuple(describe(stage) for stage in self.chain), self.topology, self.span)
+
+
+def needed_states(results: list[tuple[str, Node]], flow: str) -> set[str]:
+    """States that anything but their own next value depends on: the others are not stored."""
+    reads: dict[str, set[str]] = {}
+    for name, node in results:
+        region = Region(((name, node),))
+        reads[name] = {"/".join((source["kind"], *source["path"])) for source in region.sources() if source["kind"] == "state"}
+    wanted = {state for name, states in reads.items() if not name.startswith("state/") for state in states}
+    queue = list(wanted)
+    while queue:
+        for state in reads.get(queue.pop(), ()):
+            if state not in wanted:
+                wanted.add(state)
+                queue.append(state)
+    return wanted
+
+
+def describe(stage: Any) -> str:
+    """A stage by name, for views."""
+    if isinstance(stage, v.Live):
+        from gradflow.passes.words import expression_text
+
+        return expression_text(stage.tree)
+    if isinstance(stage, v.OnlyOn):
+        return describe(stage.stage)
+    if isinstance(stage, v.FirstFitting):
+        return " | ".join(describe(option) for option in stage.options)
+    if isinstance(stage, v.ChainOf):
+        return " -> ".join(describe(one) for one in stage.stages)
+    return stage.name
+
+
+def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) -> ElaboratedFlow:
+    if statement.per is not None:
+        raise mistake("E0901", statement.span, "`flow .. per axis` cannot run yet", why="it parses and formats; the family that needs it is not built")
+    models = []
+    for target in statement.targets:
+        found, value = scope.local(target.name.split(".")[0])
+        value = e.force(value) if found else None
+        if not isinstance(value, v.Model):
+            raise mistake("E0524", target.span, f"`{target.name}` is no model: a flow trains models", fix=f"declare it: `model {target.name} = ..`")
+        if "." in target.name:
+            raise mistake("E0901", target.span, "part of a model cannot be trained alone yet", why="stored fields come with storage formats")
+        models.append(value)
+    topology = None
+    if statement.over is not None:
+        topology = e.evaluate(statement.over, scope)
+        if not isinstance(topology, v.Topology):
+            raise mistake("E0301", statement.over.span, f"a flow runs over a topology, this is {v.kind_name(topology)}")
+    value = e.evaluate(statement.value, scope)
+    chain = flatten(value) if isinstance(value, v.ChainOf) else [value]
+    for stage in chain:
+        if isinstance(stage, v.Stage) and stage.kind == "exchange":
+            properties.check_over(e, stage, topology, statement.over.span if statement.over is not None else statement.span)
+    if topology is not None and not any(isinstance(stage, v.Stage) and stage.kind == "exchange" for stage in chain):
+        raise mistake("E0607", statement.span, "this flow runs over a topology but exchanges nothing", why="the nodes would drift apart", fix="put an exchange before the update: `average()`, `gossip()`, ..")
+    for stage in chain:
+        if isinstance(stage, v.Live) or isinstance(stage, v.STAGES):
+            continue
+        raise mistake("E0515", statement.span, f"{v.kind_name(stage)} cannot stand in a flow")
+    return FlowElaborator(e, name, tuple(models), chain, topology, scope, statement.span).run()
+
+
+__all__ = ["ElaboratedFlow", "elaborate_flow", "leaves_of"]

@@ -1,0 +1,225 @@
+"""Models, data sets and library primitives in expressions: calls of a model, fields of a record, `sample`, `score`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.library.catalogue import FieldSpec, MissingExtra, catalogue
+from gradflow.passes import values as v
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Scope
+from gradflow.plan.program import WorldCall
+
+
+def field_type(spec: FieldSpec) -> Type:
+    target = Axis(*spec.target) if spec.target is not None else None
+    return Type("int" if target is not None else spec.base, tuple(Axis(name, size) for name, size in spec.axes), target)
+
+
+# ---- data
+
+
+def data_fields(e: Elaborator, data: v.Data) -> dict[str, Any]:
+    """Fields of one split, or the splits of a data set that was given one name."""
+    fields: dict[str, Any] = {}
+    if data.split == "*":
+        for split in data.spec.splits:
+            fields[split] = v.Data(data.name, split, data.spec, data.span)
+        split = data.spec.splits[0]
+    else:
+        split = data.split
+    for name, spec in data.spec.fields[split].items():
+        if spec.base != "text":
+            fields[name] = _reader(e, data, split, name, spec)
+    for name, fact in data.spec.facts.items():
+        fields.setdefault(name, fact)
+    return fields
+
+
+def _reader(e: Elaborator, data: v.Data, split: str, name: str, spec: FieldSpec) -> Any:
+    return lambda: data_field(e, data, split, name, spec)
+
+
+def data_field(e: Elaborator, data: v.Data, split: str, name: str, spec: FieldSpec) -> Node:
+    """A source; inside a flow it is the step's batch, divided among the nodes of the flow's topology if there is one."""
+    type_ = field_type(spec)
+    mode = "full"
+    training = split == data.spec.splits[0]
+    rows = type_.axes[0].name if type_.axes and type_.axes[0].name != "node" else None
+    nodes = e.context.nodes
+    if nodes is not None and type_.has("node") and type_.axis("node").size not in (None, nodes):
+        raise mistake(
+            "E0606", data.span, f"`{data.name}` is divided among {type_.axis('node').size} nodes, the flow runs over {nodes}", fix="give both the same number of nodes"
+        )
+    if e.context.batch and training and rows is not None and not type_.has("node"):
+        if nodes is not None and data.spec.divide is not None:
+            mode = "node"
+            share = type_.axes[0].size // nodes if type_.axes[0].size is not None else None
+            size = data.spec.batch or share
+            type_ = Type(type_.base, (Axis("node", nodes), Axis(rows, size), *type_.axes[1:]), type_.target)
+        elif data.spec.batch is not None:
+            mode = "batch"
+            type_ = Type(type_.base, (Axis(rows, data.spec.batch), *type_.axes[1:]), type_.target)
+    fresh = (str(e.context.fresh),) if e.context.fresh and mode != "full" and data.spec.batch is not None else ()
+    return e.ops.source(type_, "data", data.name, split, name, mode, *fresh)
+
+
+def data_record(e: Elaborator, data: v.Data, scope: Scope) -> v.Record:
+    fields = {name: value() if callable(value) else value for name, value in data_fields(e, data).items() if not isinstance(value, v.Data)}
+    return v.Record(fields, data.name)
+
+
+# ---- models
+
+
+def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
+    """net(x): the model's output axes in place of the ones it consumes. A value with the axis `param` is the model at that point."""
+    model = callee if isinstance(callee, v.Model) else _named_in(e, node.callee, scope)
+    if model is None:
+        raise mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it")
+    flat = e.parameters_of(model) if isinstance(callee, v.Model) else callee
+    if model.free is not None:
+        raise mistake("E0203", node.callee.span, f"`{model.name}` is a tensor, not a network", fix=f"use it by name: `{model.name}`")
+    if len(node.args) != 1:
+        raise mistake("E0401", node.span, f"`{model.name}` takes one value, {len(node.args)} given")
+    x = e.ops.constant(e.tensor(e.evaluate(node.args[0].value, scope), node.args[0].value))
+    consumed = model.spec.inputs
+    if len(x.type.axes) < len(consumed):
+        raise mistake("E0303", node.args[0].span, f"`{model.name}` consumes {len(consumed)} axes, this is {v.kind_name(x)}")
+    kept = x.type.axes[: len(x.type.axes) - len(consumed)]
+    for axis, size in zip(x.type.axes[len(kept) :], consumed, strict=True):
+        if size is not None and axis.size is not None and axis.size != size:
+            raise mistake("E0302", node.args[0].span, f"`{model.name}` takes {size} along its last axis, `{axis.name}` has {axis.size}", why=f"it is `{model.spec.name}`")
+    lifted = flat.type.without(["param"])
+    outputs = tuple(Axis(name, size) for name, size in model.spec.outputs)
+    type_ = Type("real", (*union(lifted, kept), *outputs))
+    return e.ops.make("model", (flat, x), type_, model=model.name, method="call", fields=("x",), output="value", options=())
+
+
+def _named_in(e: Elaborator, tree: s.Expr, scope: Scope) -> v.Model | None:
+    for part in s.walk(tree):
+        if isinstance(part, s.Name):
+            found, value = scope.local(part.id)
+            if found and isinstance(e.force(value), v.Model):
+                return e.force(value)
+    return None
+
+
+# ---- primitives
+
+
+def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
+    primitive = catalogue()[name]
+    if primitive.kind in ("model", "data"):
+        raise mistake(
+            "E0519", node.span, f"`{name}` makes a {primitive.kind if primitive.kind == 'model' else 'data set'}, which has to be declared",
+            fix=f"`{'model net' if primitive.kind == 'model' else 'data train, test'} = {name}(..)`",
+        )  # fmt: skip
+    arguments = bind_primitive(e, name, node, scope)
+    from gradflow.library.rollouts import RESULT_TYPES
+
+    specs = {k: (x.spec if isinstance(x, v.Model | v.Data) else x) for k, x in arguments.items()}
+    if name == "score":
+        return _score(e, node, arguments)
+    fields = RESULT_TYPES[name](**specs)
+    return world_call(e, name, node, arguments, fields)
+
+
+def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict[str, Any]:
+    """Arguments of a primitive by parameter name, in the order of its Python signature, checked against its domains."""
+    from gradflow.language.diagnostics import nearest
+    from gradflow.passes.parameters import argument
+    from gradflow.passes.primitives import parameters_of
+
+    primitive = catalogue()[name]
+    params = parameters_of(primitive)
+    names = list(params)
+    bound: dict[str, Any] = {}
+    rest: list[Any] = []
+    variadic = next((n for n, p in params.items() if p.variadic), None)
+    place = 0
+    for arg in node.args:
+        key = arg.name
+        if key is None:
+            key = variadic if variadic is not None and (place >= len(names) or names[place] == variadic) else names[place] if place < len(names) else None
+            if key is None:
+                raise mistake("E0401", arg.span, f"`{name}` takes {len(names)} argument{'s' * (len(names) != 1)}")
+            place += key != variadic
+        if key not in params or params[key].hidden:
+            shown = [n for n, p in params.items() if not p.hidden]
+            raise mistake("E0404", arg.span, f"`{name}` has no parameter `{key}`", why="it takes " + ", ".join(f"`{n}`" for n in shown), fix=nearest(key, shown))
+        value = argument(e, params[key].param, arg.value, scope)
+        value = {v.NONE: None}.get(value, value) if isinstance(value, type(v.NONE)) else value
+        if key == variadic:
+            rest.append(value)
+        else:
+            bound[key] = value
+    if variadic is not None:
+        bound[variadic] = tuple(rest)
+    return bound
+
+
+def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], fields: Any) -> Any:
+    """A call that acts on the world: the runtime makes it before the region that reads its result."""
+    if e.world is None:
+        raise mistake("E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline", fix=f"`x ~ {name}(..)`, or inside `report`")
+    scalar = isinstance(fields, FieldSpec)
+    table = {"value": fields} if scalar else dict(fields)
+    key = f"{name}{len(e.world)}"
+    call = WorldCall(
+        key, name, {k: x.name for k, x in arguments.items() if isinstance(x, v.Model)},
+        {k: (x.name, x.split if x.split != "*" else x.spec.splits[0]) for k, x in arguments.items() if isinstance(x, v.Data)},
+        {k: x for k, x in arguments.items() if not isinstance(x, v.Model | v.Data)}, table, scalar, node.span,
+    )  # fmt: skip
+    e.world.append(call)
+    if scalar:
+        return e.ops.source(field_type(fields), "world", key, "value")
+    return v.Record({n: e.ops.source(field_type(f), "world", key, n) for n, f in table.items() if f.base != "text"}, name)
+
+
+def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
+    """score(policy, samples): every field of the record, and the live ones of the policy, each a use of one model call."""
+    policy, samples = arguments["policy"], arguments["samples"]
+    if not isinstance(samples, v.Record) or "mask" not in samples.fields:
+        raise mistake("E0206", node.span, "`score` needs a record of samples", why=f"this is {v.kind_name(samples)}", fix="`samples ~ sample(policy, tasks, ..)`")
+    names = tuple(n for n in ("ids", "prompt_mask", "mask", "action") if n in samples.fields)
+    options = {k: x for k, x in arguments.items() if k not in ("policy", "samples", "reference")}
+    fields = dict(samples.fields)
+    axes = samples.fields["mask"].type.axes
+
+    def live(model: v.Model, output: str, held: bool) -> Node:
+        own = tuple(sorted({**options, **({"entropy": True} if output == "entropy" else {})}.items()))
+        inputs = (e.parameters_of(model), *(samples.fields[n] for n in names))
+        value = e.ops.make("model", inputs, Type("real", axes), model=model.name, method="score", fields=names, output=output, options=own)
+        return e.ops.constant(e.ops.elementwise("stop", value)) if held else value
+
+    for output in ("logp", "entropy"):
+        fields[output] = live(policy, output, False)
+        if arguments.get("reference") is not None:
+            fields[f"{output}_ref"] = live(arguments["reference"], output, True)
+    return v.Record(fields, "score")
+
+
+def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> Any:
+    """The spec of `model x = mlp(..)` or `data x = digits(..)`."""
+    if not isinstance(node, s.Call):
+        raise mistake("E0519", node.span, f"a {kind} is declared by a call", fix=f"`{kind} x = name(..)`")
+    name = node.callee.id if isinstance(node.callee, s.Name) else ""
+    from gradflow.language.diagnostics import nearest
+
+    known = [n for n, p in catalogue().items() if p.kind == kind]
+    if name not in known:
+        raise mistake("E0208", node.callee.span, f"there is no {kind} `{name}`", why="known are " + ", ".join(f"`{n}`" for n in known), fix=nearest(name, known))
+    bound = bind_primitive(e, name, node, scope)
+    variadic = [x for x in bound.values() if isinstance(x, tuple)]
+    options = {k: x for k, x in bound.items() if not isinstance(x, tuple)}
+    try:
+        return catalogue()[name].function(*(variadic[0] if variadic else ()), **options)
+    except MissingExtra as error:
+        raise mistake("E0209", node.span, str(error)) from None
+    except (ValueError, OSError, TypeError) as error:
+        raise mistake("E0407", node.span, str(error), why=f"`{name}` cannot be made of these arguments") from None

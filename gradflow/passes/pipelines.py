@@ -1,0 +1,360 @@
+"""Pipelines: declarations, live formulas, flows, training phases and reports, elaborated into a `Program`.
+
+A formula is live and unordered: it is evaluated for whoever reads it, at the parameters and on the batch of the moment. Draws and flows run
+in the order of the text, flows of the pipeline before those of a `train` block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradflow.graph.graph import Node, Region, ordered
+from gradflow.graph.types import Axis, Type, union
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import Report, mistake
+from gradflow.passes import values as v
+from gradflow.passes.calls import declared_axes
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.flows import ElaboratedFlow, elaborate_flow
+from gradflow.passes.models import declare_primitive
+from gradflow.passes.place import split_rollout
+from gradflow.passes.scope import Scope
+from gradflow.plan import program as p
+
+UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
+BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts")
+SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro", "prompts"}
+
+
+@dataclass(eq=False)
+class Formula:
+    """A live name of a pipeline. Read again, it is evaluated again unless nothing about the moment has changed."""
+
+    e: Elaborator
+    tree: s.Expr
+    scope: Scope
+    name: str
+    memo: dict[Any, Any] = field(default_factory=dict)
+    busy: bool = False
+
+    def read(self) -> Any:
+        c = self.e.context
+        axes = tuple(sorted((k, tuple(a.name for a in x)) for k, x in self.e.model_axes.items()))
+        key = (tuple(sorted((k, n.id) for k, n in c.parameters.items())), c.nodes, c.fresh, c.batch, axes)
+        if key not in self.memo:
+            if self.busy:
+                raise mistake("E0210", self.tree.span, f"`{self.name}` is defined by itself", why="formulas cannot go round in a circle")
+            self.busy = True
+            try:
+                value = self.e.evaluate(self.tree, self.scope)
+            finally:
+                self.busy = False
+            if isinstance(value, Node):
+                self.e.remember(value)
+            self.memo[key] = value
+        return self.memo[key]
+
+
+class PipelineElaborator:
+    """Turns one pipeline with bound parameters into a Program."""
+
+    def __init__(self, definition: s.Definition, home: Scope, bound: Mapping[str, Any], e: Elaborator | None = None):
+        self.e = e or Elaborator(Report())
+        self.definition = definition
+        self.scope = home.child(definition.name)
+        self.scope.names.update(bound)
+        self.scope.names["#definition"] = definition
+        self.bound = bound
+        self.models: dict[str, p.ModelPlan] = {}
+        self.data: dict[str, p.DataPlan] = {}
+        self.inputs: dict[str, Type] = {}
+        self.actions: list[p.Action] = []
+        self.phases: list[p.Phase] = []
+        self.flows: dict[int, str] = {}
+        self.pending: list[tuple[s.Statement, Scope]] = []
+        self.e.world = []
+
+    def program(self) -> p.Program:
+        body = self.definition.body or ()
+        for statement in body:
+            if not isinstance(statement, s.Train):
+                with self.e.collecting():
+                    self.statement(statement, self.scope)
+        trains = [statement for statement in body if isinstance(statement, s.Train)]
+        for statement in trains:
+            with self.e.collecting():
+                self.train(statement)
+        if not trains:
+            self.e.warn("W0201", self.definition.name_span, f"`{self.definition.name}` trains nothing", fix="end it with `train 100 steps`")
+            self.flow_actions([], self.scope)
+        doc = self.definition.text("doc")
+        models = {name: self.lifted(plan) for name, plan in self.models.items()}
+        return p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, self.scope.module.source.name, self.scope.module.source.text)
+
+    def lifted(self, plan: p.ModelPlan) -> p.ModelPlan:
+        axes = self.e.model_axes.get(plan.name, ())
+        return p.ModelPlan(plan.name, plan.spec, axes, plan.copy_of, plan.start, plan.free, plan.span)
+
+    # ---- declarations and formulas
+
+    def statement(self, statement: s.Statement, scope: Scope) -> None:
+        self.e.ops.span = statement.span
+        handler = {
+            s.Declare: self.declare, s.Bind: self.bind, s.Input: self.input, s.Doc: lambda *_: None, s.Require: self.require,
+            s.Flow: self.defer, s.ScheduleIs: self.unbuilt,
+        }.get(type(statement))  # fmt: skip
+        if handler is None:
+            from gradflow.passes.words import statement_word
+
+            raise mistake("E0501", statement.span, f"`{statement_word(statement)}` has no place at the level of a pipeline")
+        handler(statement, scope)
+
+    def unbuilt(self, statement: Any, scope: Scope) -> None:
+        raise mistake("E0901", statement.span, "schedules cannot run yet", why="they parse and format; the family that needs them is not built")
+
+    def require(self, statement: s.Require, scope: Scope) -> None:
+        from gradflow.passes.properties import check_requirement
+
+        check_requirement(self.e, statement, scope)
+
+    def defer(self, statement: Any, scope: Scope) -> None:
+        self.pending.append((statement, scope))
+
+    def fresh_name(self, name: str, scope: Scope, span: Any) -> None:
+        if name in scope.names:
+            raise mistake("E0504", span, f"`{name}` is bound twice", fix="use another name")
+
+    def input(self, statement: s.Input, scope: Scope) -> None:
+        """Inputs of a pipeline are what the caller binds: tensors, when the pipeline is driven from outside."""
+        option = statement.type.options[0]
+        axes, target = declared_axes(self.e, option.axes, scope) if option.axes is not None else ((), None)
+        for axis in axes:
+            scope.axes.setdefault(axis.name, axis)
+        for name in statement.names:
+            known = self.bound.get(f"#{name}")
+            type_ = known if isinstance(known, Type) else Type("int" if target else option.base or "real", axes, target)
+            if isinstance(known, Type):
+                type_ = Type(known.base, tuple(Axis(a.name, b.size) for a, b in zip(axes, known.axes, strict=True)), target)
+                scope.axes.update({a.name: a for a in type_.axes})
+            self.inputs[name] = type_
+            scope.names[name] = self.e.ops.source(type_, "input", name)
+
+    def declare(self, statement: s.Declare, scope: Scope) -> None:
+        if statement.storage is not None:
+            raise mistake("E0901", statement.storage.span, "storage formats cannot run yet", why="`as` parses and formats; the family that needs it is not built")
+        for name in statement.names:
+            self.fresh_name(name, scope, statement.span)
+        if statement.kind == "data":
+            self.declare_data(statement, scope)
+            return
+        for name in statement.names:
+            model = self.model(name, statement, scope)
+            scope.names[name] = model
+
+    def declare_data(self, statement: s.Declare, scope: Scope) -> None:
+        spec = declare_primitive(self.e, "data", statement.value, scope)
+        if len(statement.names) > len(spec.splits):
+            raise mistake("E0502", statement.span, f"{len(statement.names)} names for {len(spec.splits)} splits", why="it has " + ", ".join(f"`{x}`" for x in spec.splits))
+        key = statement.names[0]
+        self.data[key] = p.DataPlan(key, spec, None, statement.span)
+        splits = spec.splits if len(statement.names) > 1 else ("*",)
+        for name, split in zip(statement.names, splits, strict=False):
+            scope.names[name] = v.Data(key, split, spec, statement.value.span)
+
+    def model(self, name: str, statement: s.Declare, scope: Scope) -> v.Model:
+        tree = statement.value
+        head = tree.callee.id if isinstance(tree, s.Call) and isinstance(tree.callee, s.Name) else ""
+        if head == "free":
+            return self.free_model(name, tree, scope, statement)  # type: ignore[arg-type]
+        if head == "copy":
+            found, other = scope.local(tree.args[0].value.id) if isinstance(tree.args[0].value, s.Name) else (False, None)  # type: ignore[union-attr]
+            if not found or not isinstance(other, v.Model):
+                raise mistake("E0301", tree.span, "`copy` takes a model", fix="`model average = copy(net)`")
+            self.models[name] = p.ModelPlan(name, other.spec, (), other.name, None, other.free is not None, statement.span)
+            return v.Model(name, other.spec, statement.span, other.free, None, other.name)
+        spec = declare_primitive(self.e, "model", tree, scope)
+        self.models[name] = p.ModelPlan(name, spec, (), None, None, False, statement.span)
+        return v.Model(name, spec, statement.span)
+
+    def free_model(self, name: str, tree: s.Call, scope: Scope, statement: s.Declare) -> v.Model:
+        """`free(value)`: a trainable tensor with that start; `free([axes])`: zeros."""
+        from gradflow.library.catalogue import LeafSpec, ModelSpec
+
+        argument = tree.args[0].value if len(tree.args) == 1 else None
+        if argument is None:
+            raise mistake("E0401", tree.span, "`free` takes a start value or an axis list")
+        if isinstance(argument, s.ListOf):
+            items = tuple(s.AxisItem(i.span, i.name or getattr(i.value, "id", ""), i.value if i.name else None) for i in argument.items)
+            axes, start = declared_axes(self.e, s.Axes(argument.span, items), scope)[0], self.e.ops.constant(0.0)
+        else:
+            start = self.e.ops.constant(self.e.tensor(self.e.evaluate(argument, scope), argument))
+            axes = start.type.axes
+        if any(a.size is None for a in axes):
+            raise mistake("E0303", tree.span, f"the sizes of `{name}` must be known when the spec is compiled")
+        shape = tuple(a.size or 0 for a in axes)
+        spec = ModelSpec("free", (LeafSpec("value", shape),), _no_module)
+        flat = self.e.ops.pack([self.e.ops.expand(start, axes)], [axes])
+        self.models[name] = p.ModelPlan(name, spec, (), None, Region((("start", flat),)), True, statement.span)
+        return v.Model(name, spec, statement.span, axes, start)
+
+    def bind(self, statement: s.Bind, scope: Scope) -> None:
+        if statement.op == "=":
+            target = statement.targets[0]
+            if len(statement.targets) > 1:
+                value = self.e.evaluate(statement.value, scope)
+                values = list(value.fields.values()) if isinstance(value, v.Record) else list(value)
+                scope.names.update({t.name: x for t, x in zip(statement.targets, values, strict=True)})
+                return
+            self.fresh_name(target.name, scope, target.span)
+            scope.names[target.name] = Formula(self.e, statement.value, scope, target.name)
+        else:
+            self.pending.append((statement, scope))
+            if statement.op == "~":
+                self.draw(statement, scope)
+
+    def draw(self, statement: s.Bind, scope: Scope) -> None:
+        """`samples ~ sample(..)`: once a unit, held. Other draws are regions whose value is held."""
+        from gradflow.passes.draws import drawn
+
+        name = statement.targets[0].name
+        self.fresh_name(name, scope, statement.span)
+        before = len(self.e.world or [])
+        value = drawn(self.e, statement, scope)
+        calls = (self.e.world or [])[before:]
+        if isinstance(value, v.Record):
+            fields = {n: self.held(name, n, x) for n, x in value.fields.items()}
+            scope.names[name] = v.Record(fields, name)
+        else:
+            node = self.e.ops.constant(self.e.tensor(value))
+            scope.names[name] = self.held(name, "value", node)
+            self.e.constants[f"hold {name}"] = Region(((f"held/{name}/value", node),))
+        self.e.constants[f"draw {name}"] = tuple(calls)
+
+    def held(self, name: str, field_name: str, node: Node) -> Node:
+        return self.e.ops.source(node.type, "held", name, field_name)
+
+    # ---- training
+
+    def flow_actions(self, inner: list[tuple[s.Statement, Scope]], scope: Scope) -> list[p.Action]:
+        actions: list[p.Action] = []
+        for statement, where in [*self.pending, *inner]:
+            with self.e.collecting():
+                actions.extend(self.action(statement, where))
+        return actions
+
+    def action(self, statement: s.Statement, scope: Scope) -> list[p.Action]:
+        if isinstance(statement, s.Flow):
+            name = self.flows.setdefault(id(statement), f"flow{len(self.flows) + 1}")
+            flow = elaborate_flow(self.e, statement, scope, name)
+            return [self.update(flow, statement)]
+        assert isinstance(statement, s.Bind)
+        name = statement.targets[0].name
+        if statement.op == "~":
+            calls = self.e.constants.get(f"draw {name}", ())
+            hold = self.e.constants.get(f"hold {name}")
+            return [*[p.Draw(name, call) for call in calls], *([p.Hold(hold)] if hold is not None else [])]
+        found, model = scope.local(name)
+        if not found or not isinstance(model, v.Model):
+            raise mistake("E0506", statement.span, f"nothing called `{name}` can be assigned here", why="in a pipeline `<-` assigns to a model")
+        with self.e.at(batch=True):
+            value = self.e.ops.constant(self.e.tensor(self.e.evaluate(statement.value, scope), statement.value))
+        flat = value if value.type.has("param") else self.e.ops.pack([value], [model.free or ()])
+        self.own(model, flat)
+        return [p.Assign(name, Region(((f"param/{name}", flat),)), statement.span)]
+
+    def own(self, model: v.Model, flat: Node) -> None:
+        lifted = flat.type.without(["param"])
+        if lifted:
+            self.e.model_axes[model.name] = union(self.e.model_axes.get(model.name, ()), lifted)
+
+    def update(self, flow: ElaboratedFlow, statement: s.Flow) -> p.Update:
+        region = Region(flow.results, (), flow.name)
+        rollout, region = split_rollout(self.e, region)
+        facts: dict[str, Any] = {}
+        if flow.topology is not None:
+            from gradflow.passes.topologies import facts as topology_facts
+
+            facts["topology"] = topology_facts(self.e, flow.topology)
+            for plan in self.data.values():
+                if plan.spec.divide is not None and flow.topology.nodes is not None:
+                    self.data[plan.name] = p.DataPlan(plan.name, plan.spec, flow.topology.nodes, plan.span)
+        return p.Update(flow.name, tuple(m.name for m in flow.models), region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts)
+
+    def train(self, statement: s.Train) -> None:
+        unit = UNITS.get(statement.unit, statement.unit)
+        if unit not in UNITS.values():
+            from gradflow.language.diagnostics import nearest
+
+            raise mistake("E0525", statement.span, f"`{statement.unit}` is no unit of training", why="units are " + ", ".join(UNITS.values()), fix=nearest(statement.unit, UNITS.values()))
+        if unit not in BUILT_UNITS:
+            raise mistake("E0901", statement.span, f"training by {unit} cannot run yet", why="it parses and formats; the family that needs it is not built")
+        count = self.e.evaluate(statement.count, self.scope)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise mistake("E0526", statement.count.span, "how long to train must be a whole number known when the spec is compiled")
+        settings = self.settings(statement)
+        scope = self.scope.child()
+        inner: list[tuple[s.Statement, Scope]] = []
+        periodic: list[s.Every] = []
+        for one in statement.body or ():
+            if isinstance(one, s.Every):
+                periodic.append(one)
+            elif isinstance(one, s.Flow) or (isinstance(one, s.Bind) and one.op != "="):
+                if isinstance(one, s.Bind) and one.op == "~":
+                    self.draw(one, scope)
+                inner.append((one, scope))
+            else:
+                self.statement(one, scope)
+        with self.e.at():
+            actions = self.flow_actions(inner, scope)
+        reports = [self.periodic(one, scope) for one in periodic]
+        self.phases.append(p.Phase(count, unit, settings, tuple(actions), tuple(r for r in reports if r), statement.span))
+
+    def settings(self, statement: s.Train) -> dict[str, Any]:
+        from gradflow.language.diagnostics import nearest
+
+        found: dict[str, Any] = {}
+        for arg in statement.args:
+            if arg.name not in SETTINGS:
+                raise mistake("E0404", arg.span, f"`train` has no setting `{arg.name}`", why="settings are " + ", ".join(sorted(SETTINGS)), fix=nearest(arg.name or "", SETTINGS))
+            value = arg.value.id if arg.name == "precision" and isinstance(arg.value, s.Name) else self.e.evaluate(arg.value, self.scope)
+            least = {"epochs": 1, "minibatches": 1, "micro": 1, "seed": 0}.get(arg.name)
+            if least is not None and (not isinstance(value, int) or value < least):
+                raise mistake("E0402", arg.span, f"`{arg.name}` must be a whole number, at least {least}")
+            if arg.name == "precision" and value not in ("float32", "float64", "bfloat16"):
+                raise mistake("E0402", arg.span, f"`precision` cannot be `{value}`", why="it is float32, float64 or bfloat16")
+            found[arg.name] = value
+        return found
+
+    def periodic(self, statement: s.Every, scope: Scope) -> p.Periodic | None:
+        count = 1 if statement.count is None else self.e.evaluate(statement.count, scope)
+        if not isinstance(count, int) or count < 1:
+            raise mistake("E0526", statement.span, "a period must be a whole number, at least 1")
+        inner = scope.child()
+        results: list[tuple[str, Node]] = []
+        checkpoint = False
+        before = len(self.e.world or [])
+        for one in statement.body:
+            with self.e.collecting():
+                if isinstance(one, s.ReportAs):
+                    value = self.e.tensor(self.e.evaluate(one.value, inner), one.value)
+                    results.append((one.name, self.e.ops.constant(value)))
+                elif isinstance(one, s.Bare) and one.word == "checkpoint":
+                    checkpoint = True
+                elif isinstance(one, s.Bind) and one.op == "=":
+                    self.bind(one, inner)
+                else:
+                    from gradflow.passes.words import statement_word
+
+                    raise mistake("E0501", one.span, f"`{statement_word(one)}` has no place in an `every` block")
+        used = {n["path"][0] for _, root in results for n in ordered([root]) if n.op == "source" and n["kind"] == "world"}
+        calls = tuple(c for c in (self.e.world or [])[before:] if c.id in used)
+        return p.Periodic(count, UNITS.get(statement.unit, statement.unit), Region(tuple(results), (), "report"), calls, checkpoint, statement.span)
+
+
+def _no_module(seed: int) -> Any:
+    raise RuntimeError("a free tensor has no module")
+
+
+__all__ = ["Formula", "PipelineElaborator"]

@@ -1,0 +1,142 @@
+"""A program: what a pipeline means, ready to be lowered. Frozen; made by `passes/pipelines.py`, carried out by `runtime/`.
+
+Regions are pure functions of their sources; a result named like a source ("param/net", "state/flow0/1.adam.m", "held/samples") is its new
+value. Sources: param/MODEL, state/FLOW/KEY, data/NAME/SPLIT/FIELD/MODE (batch | full | node; a fourth part counts fresh batches), held/NAME/
+FIELD, rollout/ID, world/ID/FIELD, clock/(t | t_end | progress | seed | tick)[/FLOW], input/NAME. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradflow.graph.graph import Region
+from gradflow.graph.types import Axis, Type
+from gradflow.language.source import NOWHERE, Span
+from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A model and how it starts: `copy_of` another, from `start` (a region with one result `start`), or built from its spec and the seed."""
+
+    name: str
+    spec: ModelSpec
+    lifted: tuple[Axis, ...] = ()
+    copy_of: str | None = None
+    start: Region | None = None
+    free: bool = False
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    name: str
+    spec: DataSpec
+    nodes: int | None = None
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class StatePlan:
+    """One state: how it is stored, and the number it starts at (0 where the region itself sees to the start)."""
+
+    key: str
+    type: Type
+    init: float
+    stage: str
+
+
+@dataclass(frozen=True)
+class WorldCall:
+    """A call of a library primitive that acts on the world (draws samples, measures accuracy): `models` and `data` by parameter name."""
+
+    id: str
+    primitive: str
+    models: Mapping[str, str]
+    data: Mapping[str, tuple[str, str]]
+    options: Mapping[str, Any]
+    fields: Mapping[str, FieldSpec]
+    scalar: bool = False
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Done at the head of a unit: fills held/NAME."""
+
+    name: str
+    call: WorldCall
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A region whose results are held for the rest of the unit."""
+
+    region: Region
+
+
+@dataclass(frozen=True)
+class Update:
+    """One flow. `rollout` is what is taken once per unit, before mini-batches; `region` runs for every mini-batch."""
+
+    flow: str
+    models: tuple[str, ...]
+    region: Region
+    rollout: Region | None
+    states: tuple[StatePlan, ...]
+    stages: tuple[str, ...] = ()
+    topology: Any = None
+    sliced: tuple[str, ...] = ()
+    span: Span = NOWHERE
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Assign:
+    """`average <- ..`: a region with the result param/MODEL."""
+
+    model: str
+    region: Region
+    span: Span = NOWHERE
+
+
+Action = Draw | Hold | Update | Assign
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """`every N unit { .. }`: reports by name, world calls that they need first, whether a checkpoint is written."""
+
+    count: int
+    unit: str
+    region: Region
+    calls: tuple[WorldCall, ...]
+    checkpoint: bool
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One `train` line."""
+
+    count: int
+    unit: str
+    settings: Mapping[str, Any]
+    actions: tuple[Action, ...]
+    periodic: tuple[Periodic, ...]
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class Program:
+    name: str
+    doc: str
+    models: Mapping[str, ModelPlan]
+    data: Mapping[str, DataPlan]
+    phases: tuple[Phase, ...]
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, Type] = field(default_factory=dict)
+    source: str = ""
+    text: str = ""
