@@ -38,13 +38,16 @@ class Unit:
 
 
 class Operands:
-    """What a node reads, loop-invariant parts of its body included."""
+    """What a node reads, loop-invariant parts of its body included. `replaced` says it anew for some nodes, `added` adds to it."""
 
     def __init__(self) -> None:
         self._free: dict[int, tuple[Node, ...]] = {}
+        self.replaced: dict[int, tuple[Node, ...]] = {}
+        self.added: dict[int, tuple[Node, ...]] = {}
 
     def __call__(self, node: Node) -> tuple[Node, ...]:
-        return node.inputs if node.body is None else (*node.inputs, *self.free(node.body))
+        read = (*self.replaced.get(node.id, node.inputs), *self.added.get(node.id, ()))
+        return read if node.body is None else (*read, *self.free(node.body))
 
     def free(self, body: Region) -> tuple[Node, ...]:
         """The nodes of a body that its own computation reads but that do not depend on its parameters."""
@@ -148,6 +151,11 @@ def _dependencies(units: list[Unit], below: Callable[[Node], tuple[Node, ...]]) 
                 waiting[id(unit)].add(id(source))
                 users[id(source)].append(unit)
     return waiting, users
+
+
+def successors(units: list[Unit], below: Callable[[Node], tuple[Node, ...]]) -> dict[int, list[Unit]]:
+    """Which units come directly after each, by identity."""
+    return _dependencies(units, below)[1]
 
 
 def reaches(start: Unit, goal: Unit, users: Mapping[int, list[Unit]]) -> bool:

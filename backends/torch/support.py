@@ -184,3 +184,34 @@ def top(x: Tensor, dim: int, count: int) -> Tensor:
 def one_hot(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """1 where the index is, along a new last dimension."""
     return (_from_start(index, size)[..., None] == torch.arange(size, device=index.device)).to(dtype)
+
+
+# ---- kernels and buffers
+
+
+def blocks(size: int, *flat: Tensor) -> Any:
+    """The same stretch of every flat tensor, `size` entries at a time."""
+    return zip(*(tensor.split(size) for tensor in flat), strict=True)
+
+
+class Scratch:
+    """Memory for intermediate blocks, kept from call to call; not for use by two threads at once."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.kept: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def __call__(self, place: int, dtype: torch.dtype, like: Tensor, size: int) -> Tensor:
+        count = like.shape[0]
+        found = self.kept.get((place, dtype))
+        if found is None or found.shape[0] < count:
+            found = self.kept[place, dtype] = torch.empty(count, dtype=dtype, device=self.device)
+        return found if found.shape[0] == count else found[:count]
+
+
+def replace(old: Tensor, new: Tensor) -> Tensor:
+    """Puts a result into the memory of what it replaces."""
+    if new is not old:
+        shared = new.untyped_storage().data_ptr() == old.untyped_storage().data_ptr()
+        old.copy_(new.clone() if shared else new)
+    return old

@@ -79,7 +79,7 @@ CALLS: Mapping[str, tuple[str, ...] | None] = {
     "and": ("torch.logical_and(@0, @1, out={out})",),
     "or": ("torch.logical_or(@0, @1, out={out})",),
     "not": ("torch.logical_not({0}, out={out})",),
-    "where": ("torch.where({0}, @1, @2, out={out})",),
+    "where": ("torch.where(@0, @1, @2, out={out})",),
     "copy": ("{out}.copy_({0})",),
 }
 SWAPPED: Mapping[str, str] = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne", "add": "add", "mul": "mul"}  # number first

@@ -155,9 +155,8 @@ class Expressions:
         type_: Doc = (": ", self.type(node.type)) if node.type else ""
         return (node.name, type_, (" = ", self.expr(node.default)) if node.default is not None else "")
 
-    def params(self, nodes: Sequence[s.Param], start: int) -> Doc:
-        """The parameters of a head that begins at `start` and goes on behind them."""
-        return self.bracketed("(", nodes, ")", start, nodes[-1].span.end) if nodes else "()"
+    def params(self, nodes: Sequence[s.Param], start: int, end: int) -> Doc:
+        return self.bracketed("(", nodes, ")", start, end)
 
     def type(self, node: s.TypeExpr) -> Doc:
         options = [self._type_one(option) for option in node.options]
@@ -189,7 +188,8 @@ class Expressions:
             case s.ShapePattern():
                 return (self.axes(node.axes), where)
             case s.NamedPattern():
-                return (node.name, self.params(node.params, node.span.offset), where)
+                end = node.span.end if node.where is None else node.where.span.offset
+                return (node.name, self.params(node.params, node.span.offset, end), where)
             case s.TextPattern():
                 return (f'"{node.text}"', where)
 

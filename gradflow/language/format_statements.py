@@ -12,6 +12,7 @@ from gradflow.language.source import Source
 
 BRACES = re.compile(r'"[^"\n]*"|#[^\n]*|[{}]')
 NAMES = re.compile(r"\w+(?:\s*,\s*\w+)*")
+TO_CLOSING = re.compile(r"(?:[\s,]|#[^\n]*)*\)")
 SPACES = re.compile(r"[ \t]*")
 
 
@@ -128,7 +129,8 @@ class Rows:
     def _definition(self, node: s.Definition) -> Row:
         after = SPACES.match(self.source.text, node.name_span.end)
         parentheses = after is not None and self.source.text[after.end() : after.end() + 1] == "("
-        params: Doc = self.expressions.params(node.params, node.name_span.end) if parentheses else ""
+        end = self._closing(node.params[-1].span.end) if node.params else node.name_span.end
+        params: Doc = self.expressions.params(node.params, node.name_span.end, end) if parentheses else ""
         pattern: Doc = (" on ", self.expressions.pattern(node.pattern)) if node.pattern is not None else ""
         over: Doc = (" over ", self.expressions.expr(node.over)) if node.over is not None else ""
         head: Doc = (f"{node.kind} {node.name}", params, pattern, over)
@@ -141,6 +143,16 @@ class Rows:
             return Row(node, whole)
         before = self.source.text[: node.value.span.offset].rstrip()
         return Row(node, value, "", flat(head) or "", "=", -1, self._column(node, len(before)) if before.endswith("=") else -1)
+
+    def _settings(self, node: s.Train) -> Doc:
+        if not node.args:
+            return ""
+        return (" ", self.expressions.bracketed("(", node.args, ")", node.count.span.end, self._closing(node.args[-1].span.end)))
+
+    def _closing(self, last: int) -> int:
+        """Where the parenthesis is closed whose last entry ends at `last`."""
+        match = TO_CLOSING.match(self.source.text, last)
+        return match.end() if match else last
 
     def _plain(self, node: s.Node) -> Doc:
         expr = self.expressions.expr
@@ -189,7 +201,5 @@ class Rows:
             case s.Every():
                 return ("every ", (expr(node.count), " ") if node.count is not None else "", node.unit)
             case s.Train():
-                end = node.args[0].span.offset if node.args else 0
-                settings: Doc = (" ", self.expressions.bracketed("(", node.args, ")", end, node.args[-1].span.end)) if node.args else ""
-                return ("train ", expr(node.count), f" {node.unit}", settings)
+                return ("train ", expr(node.count), f" {node.unit}", self._settings(node))
         raise TypeError(f"no layout for {type(node).__name__}")

@@ -257,7 +257,8 @@ class _Builder(Transformer):
         names = []
         for item in items:
             if item.name is not None or not isinstance(item.value, s.Name):
-                raise mistake("E0109", item.span, "the left of `=>` must be names", why="a function value is written `x => e` or `(x, y) => e`")
+                why = "a function value is written `x => e` or `(x, y) => e`"
+                raise mistake("E0109", item.span, "the left of `=>` must be names", why=why, fix="write names before `=>`")
             names.append(item.value.id)
         return s.Lambda(self._span(meta), tuple(names), body)
 

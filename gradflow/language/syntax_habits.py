@@ -14,7 +14,7 @@ from lark import Token
 from gradflow.language.diagnostics import Diagnostic, Edit
 from gradflow.language.syntax_place import Place
 from gradflow.language.syntax_signs import check_number, check_sign, check_string
-from gradflow.language.syntax_words import DROPPED_WORDS, KIND_SYNONYMS, KINDS, STATEMENT_SYNONYMS, STATEMENT_WORDS
+from gradflow.language.syntax_words import DROPPED_WORDS, KIND_SYNONYMS, KINDS, OPERATION, STATEMENT_SYNONYMS, STATEMENT_WORDS
 
 
 def _misspelt(place: Place) -> Diagnostic | None:
@@ -125,7 +125,7 @@ def _python_expression(place: Place) -> Diagnostic | None:
     if place.kind == "LBRACE" and place.fits("NUMBER") and opens_value:
         fix = "write a record as `(a: 1, b: 2)`, a list as `[1, 2]`"
         return _not_python(place, place.offset, place.end, "`{` does not begin a value", "braces hold statements", fix)
-    if place.kind == "IN" and not place.fits(":"):
+    if place.text == "in" and place.accepts >= OPERATION and not place.fits("in"):
         why = "`in` bounds a type, as in `lr: real in [0, 1)`"
         return _not_python(place, place.offset, place.end, "`in` cannot stand in an expression", why, "compare: `low <= x and x < high`")
     if place.text == "if" and not place.fits("if"):

@@ -80,13 +80,15 @@ def _sign(place: Place, wanted: list[str]) -> Diagnostic | None:
         else:
             name = place.text_of(statement[0]) if statement else "x"
             template = f"{name} = ..` (a formula), `{name} ~ ..` (a draw) or `{name} <- ..` (an assignment)".removesuffix("`")
+    if len(statement) > 1:
+        template = template.replace("name", place.text_of(statement[1]))
     sign = ":" if ":" in wanted and (first in ("input", "vary", "flow") or place.kind == "LSQB") else "="
     sure = _starts_expression(place) and first in TEMPLATES and first != "report"
     shown = f"`{sign}` is missing" if first in TEMPLATES or first in KINDS else "`=`, `~` or `<-` is missing"
     gap = place.source.span(place.before, place.offset if _starts_expression(place) else place.before)
     return Diagnostic(
         "E0110",
-        f"{shown} before {place.found}",
+        f"{shown} {'at' if place.kind in ('_NL', '$END') else 'before'} {place.found}",
         place.span,
         f"{shown.split(' is ')[0]} should stand before this",
         why=f"this was read as {place.reading()}" if first else "a statement that begins with a name binds it",
@@ -176,10 +178,12 @@ def _no_block(place: Place) -> Diagnostic | None:
 
 def _missing_comma(place: Place) -> Diagnostic | None:
     opener = place.opener
-    if opener is None or opener.type == "LBRACE" or not place.fits(",") or not _starts_expression(place):
+    if opener is None or opener.type == "LBRACE" or not place.fits(","):
         return None
     text = place.source.text
-    sure = place.kind == "NAME" and text[_after_spaces(place, place.end) :][:1] == ":"
+    sure = place.text.isidentifier() and text[_after_spaces(place, place.end) :][:1] == ":"
+    if not sure and not _starts_expression(place):
+        return None
     return Diagnostic(
         "E0116",
         f"`,` is missing before {place.found}",

@@ -45,6 +45,8 @@ class Place:
         kind = token.type if token is not None else ""
         offset = len(source.text) if kind == "$END" else error.pos_in_stream or 0
         end = offset if kind == "$END" else token.end_pos if token is not None else offset + 1
+        if kind == "COMPARE" and source.text.startswith("<-", offset):
+            kind, end = next(t.name for t in parser.terminals if t.pattern.value == "<-"), offset + 2
         state: Any = error.interactive_parser
         values = list(state.parser_state.value_stack)
         openers = tuple(v for v in values if isinstance(v, Token) and v.type in OPENING)

@@ -51,12 +51,14 @@ class Tools:
     def where(self, condition: Value, a: Value, b: Value) -> Value:
         return self.ops.where(condition, a, b)
 
-    def full(self, value: Value, holder: Node, axes: tuple[Axis, ...] | None = None) -> Node:
-        """The value with exactly these axes (the holder's own unless given); the holder measures those whose size is not known yet."""
-        axes = holder.type.axes if axes is None else axes
+    def full(self, value: Value, like: Node | Sequence[Node], axes: tuple[Axis, ...] | None = None) -> Node:
+        """The value with exactly these axes (those of `like` unless given); `like` measures those whose size is not known yet."""
+        holders = [like] if isinstance(like, Node) else like
+        axes = holders[0].type.axes if axes is None else axes
         node = self.ops.constant(value)
         for axis in axes:
             if axis.size is None and not node.type.has(axis.name):
+                holder = next(holder for holder in holders if holder.type.has(axis.name))
                 along = self.do("ge", self.ops.range(axis, holder), 0)
                 node = self.ops.constant(self.where(along, node, node))
         return self.ops.expand(node, axes)
@@ -80,6 +82,8 @@ class Tools:
         own = tuple(a.name for a in index.type.axes if a.name == axis or not like.type.has(a.name))
         if not own:
             return self.ops.constant(self.where(self.do("eq", places, index), full, 0.0))
+        if index.type.target is None:
+            index = self.ops.constant(self.where(self.do("lt", index, 0), self.add(index, self.ops.axis_size(axis, like)), index))
         renamed = {axis: "from " + axis} if axis in own else {}
         full, index = self.ops.rename(full, renamed), self.ops.rename(index, renamed)
         index = self.ops.make("rename", (index,), Type("int", index.type.axes, Axis(axis)))
@@ -261,7 +265,7 @@ def pack(t: Tools, node: Node, g: Value, place: int) -> Value:
 
 def each(rule: Callable[[Tools, Node, Value, int], Value], node: Node) -> tuple[Rule, ...]:
     """The rules of an operation with any number of inputs."""
-    return tuple(lambda t, n, g, place=place: rule(t, n, g, place) for place in range(len(node.inputs)))  # type: ignore[misc]
+    return tuple(lambda t, n, g, place=place: rule(t, n, g, place) for place in range(len(node.inputs)))
 
 
 def nothing(t: Tools, node: Node, g: Value) -> Value:

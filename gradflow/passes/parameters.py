@@ -17,10 +17,11 @@ STAGE_KINDS = {"estimator", "projection", "update", "exchange", "flow"}
 
 
 def words_of(type_: s.TypeExpr | None) -> tuple[str, ...]:
-    """The words that an enumeration allows: `a | b`; a lone base, `real | none` included, is not a word but `none` is handled as a value."""
+    """The words that an enumeration allows: `a | b`. Beside words `none` is one too; beside a base (`real | none`) it is the value."""
     if type_ is None:
         return ()
-    return tuple(o.base for o in type_.options if o.base and o.base not in BASES and o.base not in KINDS and o.base != "none" and o.axes is None)
+    words = tuple(o.base for o in type_.options if o.base and o.base not in BASES and o.base not in KINDS and o.axes is None)
+    return () if words == ("none",) else words
 
 
 def argument(e: Elaborator, param: s.Param, tree: s.Expr, scope: Scope) -> Any:

@@ -162,7 +162,7 @@ def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Sc
     if isinstance(value, v.Missing) or not isinstance(value, v.STAGES):
         return
     gives = given(e, value, frame)
-    if name in {p.name for p in gives} or (name == "contractive" and _is_nothing(value)):
+    if name in {p.name for p in gives} or _is_nothing(value):
         return
     shown = ", ".join(str(p) for p in gives) or "nothing that is stated"
     whys = {

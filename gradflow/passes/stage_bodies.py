@@ -262,6 +262,8 @@ class StageBody(Body):
                 axis = next((a for a in axes if a.name == item.name), None)
                 if axis is not None:
                     scope.axes.setdefault(item.name, axis)
+            if target is not None:
+                scope.axes.setdefault(target.name, target)
         for name in statement.names:
             self.declare(name, statement, axes if option is not None and option.axes is not None else None, target, scope)
 

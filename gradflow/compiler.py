@@ -1,0 +1,136 @@
+"""The compiler's front: from a name, a path or a text to diagnostics and programs. Everything the command line and Python users call.
+
+No torch is imported here or below, except by running what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import Diagnostic, GradflowError, Mistake, Report, nearest
+from gradflow.language.source import Source
+
+if TYPE_CHECKING:
+    from gradflow.passes.scope import Module
+    from gradflow.plan.program import Program
+
+
+def find_file(reference: str) -> tuple[Path, str | None]:
+    """(file, pipeline) of a path, `path:pipeline`, or the name of a shipped spec (`17_diffgrad`, `diffgrad`). Raises GradflowError."""
+    from gradflow.passes.scope import standard_files
+
+    path, _, pipeline = reference.partition(":") if not Path(reference).exists() else (reference, "", "")
+    if Path(path).exists():
+        return Path(path), pipeline or None
+    names: dict[str, Path] = {}
+    for file in standard_files():
+        stem = file.stem
+        for name in (stem, stem.partition("_")[2] if stem[:2].isdigit() else stem, f"{file.parent.name}/{stem}", stem.replace("_", "-")):
+            names.setdefault(name, file)
+    if path in names:
+        return names[path], pipeline or None
+    where = Source("<command line>", reference)
+    fix = nearest(path, names) or "give the path of a .gflow file, or the name of a shipped spec: `gradflow list`"
+    raise GradflowError([Diagnostic("E0212", f"there is no file or shipped spec `{path}`", where.span(0, len(path)), fix=fix)])
+
+
+def load(reference: str) -> tuple[Module, str | None]:
+    """The parsed file and the pipeline asked for, if one was. Raises GradflowError."""
+    from gradflow.passes.scope import module
+
+    path, pipeline = find_file(reference)
+    try:
+        return module(path), pipeline
+    except (OSError, UnicodeDecodeError) as error:
+        where = Source("<command line>", reference)
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
+        raise GradflowError([Diagnostic("E0213", f"cannot read `{path}`", where.span(0, len(reference)), why=why)]) from None
+
+
+def check_source(source: Source) -> list[Diagnostic]:
+    """Everything that is wrong in a text, in the order of the text."""
+    from gradflow.passes.check import check_module
+    from gradflow.passes.scope import Module
+
+    report = Report()
+    try:
+        check_module(Module.of(source), report)
+    except GradflowError as error:
+        for diagnostic in error.diagnostics:
+            report.add(diagnostic)
+    return report.sorted()
+
+
+def pipelines_of(module: Module) -> list[str]:
+    return [d.name for d in module.tree.definitions if d.kind == "pipeline"]
+
+
+def build(module: Module, pipeline: str | None = None, overrides: Sequence[str] = (), bind: Mapping[str, Any] | None = None) -> tuple[Program | None, list[Diagnostic]]:
+    """A pipeline's program (None if it has errors) and its diagnostics. `overrides` are texts `name=value`; `bind` are values at hand."""
+    from gradflow.passes.pipelines import PipelineElaborator
+
+    report = Report()
+    program = None
+    try:
+        definition, home, bound, e = _chosen(module, pipeline, overrides, bind or {}, report)
+        program = PipelineElaborator(definition, home, bound, e).program()
+    except Mistake as error:
+        report.add(error.diagnostic)
+    except GradflowError as error:
+        for diagnostic in error.diagnostics:
+            report.add(diagnostic)
+    return (None if report.errors else program), report.sorted()
+
+
+def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Mapping[str, Any], report: Report) -> Any:
+    """The pipeline by name (the first of the file if none is named), its scope and its parameters. Follows aliases."""
+    from gradflow.passes import values as v
+    from gradflow.passes.calls import bind_parameters
+    from gradflow.passes.expressions import Elaborator
+
+    names = pipelines_of(module)
+    whole = module.source.span(0, 1)
+    if not names:
+        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline", whole, why="definitions alone do not run", fix="add `pipeline name { .. }`")])
+    if name is not None and name not in names:
+        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline `{name}`", whole, why="it has " + ", ".join(f"`{n}`" for n in names), fix=nearest(name, names))])
+    definition, home = module.definitions[name or names[0]], module.scope()
+    e = Elaborator(report)
+    given = {**_overrides(overrides, definition, home), **{key: (None, value, home) for key, value in bind.items() if not key.startswith("#")}}
+    bound: dict[str, Any] = {**bind_parameters(e, definition, home, given, {}, definition.name_span), **{k: x for k, x in bind.items() if k.startswith("#")}}
+    while definition.value is not None:
+        scope = home.child(definition.name)
+        scope.names.update(bound)
+        scope.names["#definition"] = definition
+        target = e.evaluate(definition.value, scope)
+        if not isinstance(target, v.Pipeline):
+            raise GradflowError([Diagnostic("E0301", f"a pipeline is needed here, this is {v.kind_name(target)}", definition.value.span)])
+        definition, home, bound = target.definition, target.scope, dict(target.bound)
+    return definition, home, bound, e
+
+
+def _overrides(texts: Sequence[str], definition: s.Definition, home: Any) -> dict[str, Any]:
+    """`-p name=value`, through the language's own parser; spans are <command line>:1:column."""
+    from gradflow.language.parser import parse_expression
+    from gradflow.passes.scope import Module
+
+    found: dict[str, Any] = {}
+    names = [param.name for param in definition.params]
+    for text in texts:
+        name, equals, value = text.partition("=")
+        source = Source("<command line>", text)
+        if not equals or not name.strip():
+            raise GradflowError([Diagnostic("E0215", f"`{text}` is no override", source.span(0, len(text)), fix="write `name=value`")])
+        name = name.strip()
+        if name not in names:
+            why = "it has " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
+            raise GradflowError([Diagnostic("E0404", f"`{definition.name}` has no parameter `{name}`", source.span(0, len(name)), why=why, fix=nearest(name, names))])
+        offset = len(text) - len(value)
+        padded = Source("<command line>", " " * offset + value)
+        tree = parse_expression(padded)
+        scope = Module(source, s.File(source.span(0, 0), ()), {}, {}).scope()
+        found[name] = (tree, None, scope)
+    return found

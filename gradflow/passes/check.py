@@ -1,0 +1,188 @@
+"""Checks a whole file: every definition is elaborated, with parameters at their defaults or at stand-ins, and every mistake is reported.
+
+A stand-in is something of the declared type: a source with the declared axes for a tensor, a small bundle for a stage, a ring for a topology.
+What a definition needs that no stand-in can be (a function value, a model) leaves the rest of that definition to its uses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import Diagnostic, Report, mistake
+from gradflow.passes import values as v
+from gradflow.passes.bodies import run_function
+from gradflow.passes.calls import bind_parameters, with_bound
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.parameters import words_of
+from gradflow.passes.pipelines import PipelineElaborator
+from gradflow.passes.scope import Module, Scope
+from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
+
+SIDES = (12, 8, 6, 5)
+NODES = 4
+
+
+class _NoStandIn(Exception):
+    """The definition can only be checked where it is used."""
+
+
+def check_module(module: Module, report: Report) -> None:
+    """Adds to the report everything that is wrong in the file."""
+    _twice(module, report)
+    for definition in module.tree.definitions:
+        e = Elaborator(report)
+        with e.collecting():
+            try:
+                check_definition(e, definition, module)
+            except _NoStandIn:
+                continue
+
+
+def _twice(module: Module, report: Report) -> None:
+    seen: dict[str, s.Definition] = {}
+    for definition in module.tree.definitions:
+        first = seen.setdefault(definition.name, definition)
+        if first is not definition:
+            report.add(Diagnostic("E0211", f"`{definition.name}` is defined twice", definition.name_span, fix="rename one of the two"))
+        names = [param.name for param in definition.params]
+        for param in definition.params:
+            if names.count(param.name) > 1:
+                report.add(Diagnostic("E0403", f"parameter `{param.name}` stands twice", param.span))
+                break
+
+
+def check_definition(e: Elaborator, definition: s.Definition, module: Module) -> None:
+    home = module.scope()
+    if definition.kind == "pipeline":
+        check_pipeline(e, definition, home)
+        return
+    if definition.kind in ("format", "schedule", "claim"):
+        return
+    bound = parameters(e, definition, home)
+    if definition.kind in ("function", "objective"):
+        check_function(e, definition, home, bound)
+    else:
+        value = with_bound(e, definition, home, bound, definition.span)
+        if definition.kind != "topology":
+            check_stage(e, value, definition)
+
+
+def check_pipeline(e: Elaborator, definition: s.Definition, home: Scope) -> None:
+    if definition.value is not None:
+        inner = home.child(definition.name)
+        inner.names.update(parameters(e, definition, home))
+        inner.names["#definition"] = definition
+        value = e.evaluate(definition.value, inner)
+        if not isinstance(value, v.Pipeline):
+            raise mistake("E0301", definition.value.span, f"a pipeline is needed here, this is {v.kind_name(value)}")
+        return
+    bound = parameters(e, definition, home)
+    PipelineElaborator(definition, home, bound, e).program()
+
+
+# ---- stand-ins
+
+
+def parameters(e: Elaborator, definition: s.Definition, home: Scope) -> dict[str, Any]:
+    bound = bind_parameters(e, definition, home, {}, {}, definition.name_span, abstract=True)
+    scope = home.child(definition.name)
+    for param in definition.params:
+        if isinstance(bound[param.name], v.Missing):
+            bound[param.name] = stand_in(e, param, scope)
+        scope.names[param.name] = bound[param.name]
+    return bound
+
+
+def stand_in(e: Elaborator, param: s.Param, scope: Scope) -> Any:
+    words = words_of(param.type)
+    if words:
+        return words[0]
+    option = param.type.options[0] if param.type is not None else None
+    if option is None or option.base == "real" or option.axes is not None:
+        if option is not None and option.axes is not None:
+            return e.ops.source(Type("int" if option.axes.target else option.base or "real", *_axes(e, option.axes, scope)), "input", param.name)
+        return e.ops.source(Type("real"), "input", param.name)
+    if option.base == "bool":
+        return False
+    if option.base == "int":
+        return _whole_number(e, option, scope)
+    if option.base in ("projection", "estimator"):
+        return v.BuiltinStage("nothing")
+    raise _NoStandIn
+
+
+def _whole_number(e: Elaborator, option: s.TypeOne, scope: Scope) -> int:
+    """A small number inside the domain."""
+    bound = option.bound
+    if bound is None:
+        return 4
+    low = e.evaluate(bound.low, scope)
+    if not isinstance(low, int | float):
+        return 4
+    return int(max(low + (bound.op == ">"), 4 if bound.high is None else low))
+
+
+def _axes(e: Elaborator, axes: s.Axes, scope: Scope) -> tuple[tuple[Axis, ...], Axis | None]:
+    found = []
+    for item in axes.items:
+        size = e.evaluate(item.size, scope) if item.size is not None else None
+        found.append(Axis(item.name, size if isinstance(size, int) else None))
+    return tuple(found), Axis(axes.target) if axes.target is not None else None
+
+
+def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: dict[str, Any]) -> None:
+    scope = home.child(definition.name)
+    scope.names.update(bound)
+    supplied: dict[str, Any] = {}
+    for statement in definition.body or ():
+        if not isinstance(statement, s.Input) or statement.default is not None:
+            continue
+        option = statement.type.options[0]
+        if option.axes is None and option.base not in ("real", "int", "bool"):
+            if option.base == "topology":
+                supplied.update({name: _ring(e) for name in statement.names})
+                continue
+            raise _NoStandIn
+        for name in statement.names:
+            axes, target = _axes(e, option.axes, scope) if option.axes is not None else ((), None)
+            supplied[name] = e.ops.source(Type("int" if target else option.base or "real", axes, target), "input", name)
+    if definition.value is not None:
+        inner = home.child(definition.name)
+        inner.names.update(bound)
+        inner.names["#definition"] = definition
+        e.evaluate(definition.value, inner)
+        return
+    run_function(e, v.Function(definition, home, bound), supplied, definition.span)
+
+
+def _ring(e: Elaborator) -> v.Topology:
+    size = (Axis("node", NODES), Axis("from", NODES))
+    gap = e.ops.elementwise("mod", e.ops.elementwise("sub", e.ops.range(size[0]), e.ops.range(size[1])), NODES)
+    near = e.ops.elementwise("or", e.ops.elementwise("eq", gap, 1), e.ops.elementwise("eq", gap, NODES - 1))
+    return v.Topology("ring", NODES, e.ops.expand(near, size), None)
+
+
+def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
+    """Runs a stage over one leaf that its pattern fits, with a gradient from nowhere and an end that takes whatever comes."""
+    pattern = definition.pattern
+    count = len(pattern.axes.items) if isinstance(pattern, s.ShapePattern) else 2
+    leaf = Leaf("leaf", tuple(Axis(f"dim{i}", SIDES[i % len(SIDES)]) for i in range(count)))
+    flow = Flow("check", _ring(e) if definition.kind == "exchange" else None)
+    lifted = (Axis("node", NODES),) if definition.kind == "exchange" else ()
+    axis = Axis("param", leaf.size)
+
+    def at(point: Node | None, fresh: int) -> Node:
+        return e.ops.source(Type("real", (*lifted, axis)), "input", "grad", *(["elsewhere"] if point is not None else []))
+
+    def end(up: Upstream, bundle: Bundle) -> Change:
+        return Change(up.at(None, 0))
+
+    for _ in range(4):
+        flow.dirty = False
+        bundle = Bundle((leaf,), e.ops.source(Type("real", (axis,)), "param", "leaf"))
+        FlowBuilder(e, flow).stage(value, Upstream(at), bundle, end, "")
+        if not flow.dirty:
+            break
