@@ -114,16 +114,17 @@ class ModelRunner:
         options: Mapping[str, Any],
         params_axes: Axes,
         last: bool = False,
+        tape: Sequence[str] = (),
     ) -> Tensor:
         """The cotangents pulled back to the parameters (axes as `params`) or to one argument (axes as given).
 
-        `last`: nothing else will be asked of this call, so that the tape may be freed on the way.
+        `last`: nothing else will be asked of this call, so that the tape may be freed on the way. `tape`: what else will be, beside `wrt`.
         """
         pieces = list(self._pieces(args))
         if len(pieces) == 1:
             known = self._tapes.get(self._key(method, params, args, options, params_axes))
             if known is None or wrt not in known.leaves:
-                known = self._record(method, params, args, options, params_axes, (wrt,))
+                known = self._record(method, params, args, options, params_axes, (wrt, *tape))
             found = self._pull(known, cotangents, wrt, params, args, last)
             if last:
                 self._forget(known)

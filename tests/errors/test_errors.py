@@ -10,8 +10,6 @@ from gradflow.language.codes import PAGES
 from gradflow.language.fixes import apply_edits
 from tests.errors.harness import FOLDER, diagnose, rendered, specs
 
-CODES_IN_PARSER = {"E0108", "E0109", "E0118"}
-
 
 @pytest.mark.parametrize("path", specs(), ids=lambda path: path.relative_to(FOLDER).as_posix())
 def test_message(path: Path) -> None:

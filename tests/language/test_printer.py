@@ -9,14 +9,14 @@ import pytest
 from gradflow.language.diagnostics import Diagnostic, Edit, Label
 from gradflow.language.fixes import apply_edits
 from gradflow.language.printer import FORMATS, render
-from gradflow.language.source import Source
+from gradflow.language.source import Source, Span
 
 TEXT = 'pipeline p {\n  flow net: loss -> econtrol(compress: dither(4)) -> sgd(lr: 0.1)\n\ty = "日本" + stray\n}\n'
 SOURCE = Source("specs/a b.gflow", TEXT)
 SOURCES = {SOURCE.name: SOURCE}
 
 
-def span(text: str, source: Source = SOURCE):
+def span(text: str, source: Source = SOURCE) -> Span:
     start = source.text.index(text)
     return source.span(start, start + len(text))
 

@@ -1,0 +1,221 @@
+"""Drivers by kind of definition: a function is called, an objective is asked for its loss and gradients, an update is stepped through
+grad_0, grad_1, .., a pipeline is run with its inputs bound. No component has code of its own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+
+from gradflow.graph.graph import Node, Region, substitute
+from gradflow.graph.types import Axis, Type
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import GradflowError, mistake
+from gradflow.passes import values as v
+from gradflow.passes.bodies import run_function
+from gradflow.passes.calls import applied, bind_parameters, with_bound
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.scope import Module
+from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream, flatten
+
+Arrays = Mapping[str, numpy.ndarray]
+
+
+def drive(home: Module, name: str, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
+    definition = home.definitions[name]
+    if definition.kind in ("function", "objective"):
+        return drive_function(home, definition, params, inputs, backend)
+    if definition.kind == "pipeline":
+        return drive_pipeline(home, definition, params, inputs, backend)
+    return drive_update(home, definition, params, inputs, backend)
+
+
+def lowered(region: Region, backend: str) -> Any:
+    if backend == "reference":
+        from gradflow.backends.reference import lower
+
+        return lower(region)
+    if backend == "torch":
+        import torch
+
+        from gradflow.backends.torch import lower as lower_torch
+
+        return lower_torch(region, dtype=torch.float64)
+    raise GradflowError([mistake("E0217", s.Node(_nowhere()).span, f"there is no backend `{backend}`", fix="use reference or torch").diagnostic])
+
+
+def _nowhere() -> Any:
+    from gradflow.language.source import NOWHERE
+
+    return NOWHERE
+
+
+def numpied(value: Any) -> numpy.ndarray:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else numpy.asarray(value)
+
+
+def fed(value: numpy.ndarray, backend: str) -> Any:
+    if backend == "reference":
+        return value
+    import torch
+
+    return torch.as_tensor(value)
+
+
+def bound_parameters(e: Elaborator, definition: s.Definition, home: Module, params: Mapping[str, Any]) -> dict[str, Any]:
+    from gradflow.language.diagnostics import nearest
+
+    names = [param.name for param in definition.params]
+    for key in params:
+        if key not in names:
+            why = "it has " + ", ".join(f"`{n}`" for n in names)
+            raise mistake("E0404", definition.name_span, f"`{definition.name}` has no parameter `{key}`", why=why, fix=nearest(key, names))
+    given = {key: (None, value, home.scope()) for key, value in params.items()}
+    return bind_parameters(e, definition, home.scope(), given, {}, definition.name_span)
+
+
+def input_type(e: Elaborator, statement: s.Input, name: str, value: numpy.ndarray, sizes: dict[str, int]) -> tuple[Type, numpy.ndarray]:
+    """The type of an input by its declaration and the array at hand, which may lack the last axes; index maps are numbered from 0."""
+    option = statement.type.options[0]
+    items = option.axes.items if option.axes is not None else ()
+    if value.ndim > len(items) and option.axes is not None:
+        raise mistake("E0303", statement.span, f"`{name}` has {len(items)} axes, {value.ndim} given")
+    base = "bool" if option.base == "bool" else "int" if value.dtype.kind in "iub" and option.base != "real" else "real"
+    axes = tuple(Axis(items[i].name, n) for i, n in enumerate(value.shape)) if option.axes is not None else tuple(Axis(f"entry{i}", n) for i, n in enumerate(value.shape))
+    for axis in axes:
+        known = sizes.setdefault(axis.name, axis.size or 0)
+        if known != axis.size:
+            raise mistake("E0302", statement.span, f"axis `{axis.name}` of `{name}` has {axis.size} entries, another input {known}")
+    target = None
+    if option.axes is not None and option.axes.target is not None:
+        ids, value = numpy.unique(value.astype(numpy.int64), return_inverse=True)
+        value = value.reshape(tuple(a.size or 0 for a in axes))
+        target, base = Axis(option.axes.target, len(ids)), "int"
+    kinds = {"bool": bool, "int": numpy.int64, "real": numpy.float64}
+    return Type(base, axes, target), value.astype(kinds[base])
+
+
+def drive_function(home: Module, definition: s.Definition, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
+    e = Elaborator()
+    bound = bound_parameters(e, definition, home, params)
+    supplied: dict[str, Any] = {}
+    arrays: dict[tuple[str, ...], Any] = {}
+    sizes: dict[str, int] = {}
+    for statement in definition.body or ():
+        for name in statement.names if isinstance(statement, s.Input) else ():
+            if name in inputs:
+                type_, value = input_type(e, statement, name, numpy.asarray(inputs[name]), sizes)  # type: ignore[arg-type]
+                supplied[name] = e.ops.source(type_, "input", name)
+                arrays[("input", name)] = fed(value, backend)
+    result = run_function(e, v.Function(definition, home.scope(), bound), supplied, definition.span)
+    outputs = _outputs(e, definition, result, supplied)
+    region = Region(tuple((name, e.ops.constant(e.tensor(value))) for name, value in outputs.items()))
+    found = lowered(region, backend)(arrays)
+    return {name: numpied(value) for name, value in found.items()}
+
+
+def _outputs(e: Elaborator, definition: s.Definition, result: Any, supplied: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a record; of an objective also `loss` and grad_INPUT for every real input."""
+    if not isinstance(result, v.Record):
+        return {"value": result}
+    outputs = dict(result.fields)
+    if definition.kind == "objective":
+        from gradflow.passes.differentiate import gradient
+
+        loss = e.ops.constant(result.value)  # type: ignore[arg-type]
+        outputs["loss"] = loss
+        real = {name: node for name, node in supplied.items() if isinstance(node, Node) and node.type.base == "real"}
+        for (name, _), slope in zip(real.items(), gradient(e.ops, loss, list(real.values())), strict=True):
+            outputs[f"grad_{name}"] = slope
+    return outputs
+
+
+# ---- updates
+
+
+def drive_update(home: Module, definition: s.Definition, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
+    start = numpy.asarray(inputs["param_0"], numpy.float64)
+    grads = [inputs[f"grad_{k}"] for k in range(len([n for n in inputs if n.startswith("grad_")]))]
+    e = Elaborator()
+    bound = bound_parameters(e, definition, home, params)
+    value = applied(e, with_bound(e, definition, home.scope(), bound, definition.span), definition.span)
+    region, flow = update_region(e, value, start.shape)
+    run = lowered(region, backend)
+    states: dict[tuple[str, ...], Any] = {}
+    for slot in flow.states.values():
+        if slot.write is not None:
+            shape = tuple(axis.size for axis in slot.write.type.axes)
+            kind = numpy.int64 if slot.write.type.base == "int" else numpy.float64
+            states[("state", "verify", slot.key)] = fed(numpy.full(shape, slot.init or 0, kind), backend)  # type: ignore[arg-type]
+    outputs: dict[str, numpy.ndarray] = {}
+    param = fed(start.reshape(-1), backend)
+    for k, grad in enumerate(grads):
+        clocks = {("clock", "t", "verify"): k + 1, ("clock", "t_end", "verify"): len(grads), ("clock", "tick"): k, ("clock", "seed"): 0}
+        flat = fed(numpy.asarray(grad, numpy.float64).reshape(-1), backend)
+        found = run({("param", "leaf"): param, ("input", "grad"): flat, **states, **clocks})
+        param = found["param"]
+        states = {key: found["/".join(key)] for key in states}
+        outputs[f"param_{k + 1}"] = numpied(param).reshape(start.shape).copy()
+        for name in (n for n in found if n.startswith("report/")):
+            short = name.rpartition(".")[2] if "." in name else name[7:]
+            outputs[short] = numpied(found[name])
+            outputs[f"{short}_{k + 1}"] = outputs[short]
+    return outputs
+
+
+def update_region(e: Elaborator, value: Any, shape: tuple[int, ...]) -> tuple[Region, Flow]:
+    """One step of an update (or a chain) on one leaf, whose gradient comes from outside."""
+    leaf = Leaf("param", tuple(Axis(f"dim{i}", n) for i, n in enumerate(shape)))
+    axis = Axis("param", leaf.size)
+    param = e.ops.source(Type("real", (axis,)), "param", "leaf")
+    grad = e.ops.source(Type("real", (axis,)), "input", "grad")
+
+    def end(up: Upstream, bundle: Bundle) -> Change:
+        raise mistake("E0513", e.ops.span, "nothing updates the parameter at the end of this chain")
+
+    types: dict[str, Type] = {}
+    for _ in range(6):
+        flow = Flow("verify")
+        flow.types = types
+        change = FlowBuilder(e, flow).chain(flatten(value), Upstream(lambda point, fresh: grad), Bundle((leaf,), param), end, "")
+        types = flow.types
+        if not flow.dirty:
+            break
+    whole = change.value if change.absolute else e.ops.constant(e.ops.elementwise("add", param, change.value))
+    results = [("param", e.ops.expand(whole, (axis,)))]
+    results += [(f"state/verify/{slot.key}", slot.write) for slot in flow.states.values() if slot.write is not None]
+    results += [(f"report/{name}", _leafwise(e, node, leaf)) for name, node in flow.reports.items()]
+    mapping = substitute(e.graph, [node for _, node in results], flow.holes)
+    return Region(tuple((name, mapping[node.id]) for name, node in results)), flow
+
+
+def _leafwise(e: Elaborator, value: Any, leaf: Leaf) -> Node:
+    node = e.ops.constant(e.tensor(value))
+    if node.type.names == ("param",) and node.type.axes[0].size == leaf.size:
+        return e.ops.leaf(node, 0, leaf.axes)
+    return node
+
+
+# ---- pipelines
+
+
+def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
+    """Runs it with its inputs bound: what it reports periodically is stacked along time, what it reports at the end is taken as it is."""
+    from gradflow.passes.pipelines import PipelineElaborator
+    from gradflow.runtime.embed import run_reports
+
+    e = Elaborator()
+    bound = bound_parameters(e, definition, home, params)
+    arrays: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for statement in definition.body or ():
+        for name in statement.names if isinstance(statement, s.Input) else ():
+            if name in inputs:
+                type_, value = input_type(e, statement, name, numpy.asarray(inputs[name]), sizes)  # type: ignore[arg-type]
+                bound[f"#{name}"] = type_
+                arrays[name] = value
+    program = PipelineElaborator(definition, home.scope(), bound, e).program()
+    e.report.raise_errors()
+    return run_reports(program, arrays, backend)
