@@ -183,10 +183,10 @@ def test_product_with_zeros(zeros: list[int], known: bool) -> None:
 def test_axes(known: bool) -> None:
     x, y = random(2, 3), random(3, seed=2)
     check(lambda ops, x: ops.scan_sum(x, "b"), lambda x: x.cumsum(1), {"x": "ab"}, [x], known)
-    check(lambda ops, x: ops.elementwise("mul", ops.rename(x, {"a": "b", "b": "a"}), x) if False else ops.rename(x, {"a": "c"}), lambda x: x * 1,
-          {"x": "ab"}, [x], known)  # fmt: skip
+    check(lambda ops, x: ops.rename(x, {"a": "c"}), lambda x: x * 1, {"x": "ab"}, [x], known)
+    check(lambda ops, x: ops.elementwise("mul", ops.rename(x, {"a": "b", "b": "a"}), x), lambda x: x * x.T, {"x": "ab"}, [random(3, 3)], known)
     check(lambda ops, x: ops.dot(ops.rename(x, {"a": "c"}), x, ["b"]), lambda x: x @ x.T, {"x": "ab"}, [x], known)
-    check(lambda ops, y, x: ops.expand(y, x.type.axes), lambda y, x: y.expand(2, 3) + 0 * x, {"y": "b", "x": "ab"}, [y, x], known, wrt=["y"])
+    check(lambda ops, y, x: ops.elementwise("mul", ops.expand(y, x.type.axes), x), lambda y, x: y.expand(2, 3) * x, {"y": "b", "x": "ab"}, [y, x], known)
     check(lambda ops, x: ops.transpose(x, ["b", "a"]), lambda x: x.T + 0, {"x": "ab"}, [x], known)
     check(lambda ops, x, y: ops.stack([x, y, ops.elementwise("mul", y, y)], "s"), lambda x, y: torch.stack([x, y.expand(2, 3), (y * y).expand(2, 3)]),
           {"x": "ab", "y": "b"}, [x, y], known)  # fmt: skip
@@ -273,7 +273,10 @@ def test_pack_sends_each_leaf_its_part() -> None:
     def build(ops: Operations, x: Node, y: Node) -> Node:
         return ops.elementwise("mul", ops.pack([x, y], layouts), ops.range(Axis("param", 8)))
 
-    check(build, lambda x, y: torch.cat([x.reshape(2, 6), y.expand(2, 2)], 1) * torch.arange(8), {"x": "nab", "y": "c"}, [random(2, 2, 3), random(2)], True)
+    def mathematics(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.reshape(2, 6), y.expand(2, 2)], 1) * torch.arange(8)
+
+    check(build, mathematics, {"x": "nab", "y": "c"}, [random(2, 2, 3), random(2)], True)
 
 
 # ---- what is not selected
@@ -488,7 +491,8 @@ def scan(ops: Operations, known: bool, backward: bool, count: int = 4) -> tuple[
     following = ops.elementwise("mul", ops.elementwise("tanh", ops.elementwise("add", product, x)), n)
     results = [following, ops.elementwise("add", n, 1.0), ops.elementwise("mul", ops.elementwise("mul", h, h), s), ops.elementwise("exp", x)]
     region = Region(tuple((str(k), ops.constant(r)) for k, r in enumerate(results)), (h, n, x, s, w), "t")
-    loop = ops.make("scan", (nodes["h"], 1.0, nodes["x"], nodes["skip"], nodes["w"]), Type("real"), region, carries=2, sequences=2, axis="t", backward=backward)
+    inputs = (nodes["h"], 1.0, nodes["x"], nodes["skip"], nodes["w"])
+    loop = ops.make("scan", inputs, Type("real"), region, carries=2, sequences=2, axis="t", backward=backward)
     t = nodes["x"].type.axes[0]
     types = [h.type, Type("real"), Type("real", (t, *h.type.axes)), Type("real", (t, *h.type.axes))]
     return nodes, arrays, [ops.make("item", (loop,), type_, index=k) for k, type_ in enumerate(types)]
