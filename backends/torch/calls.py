@@ -36,6 +36,9 @@ class ModelCalls:
     tape: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     layouts: dict[tuple[Key, str], tuple[str, ...]] = field(default_factory=dict)
 
+    def key(self, node: Node) -> Key:
+        return call_key(node)
+
     def collect(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
             if node.op not in ("model", "model_vjp"):

@@ -33,6 +33,7 @@ class Writer:
         self.users = users
         self.kept = set(kept)
         self.witnesses = witnesses
+        self.plain = False  # nothing is read through anything else
 
     def is_host(self, node: Node) -> bool:
         return node.op == "const" or node.id in self.hosts
@@ -214,7 +215,7 @@ def sum_of_products(w: Writer, node: Node) -> str | None:
 
 def absorbed(w: Writer, node: Node) -> Node | None:
     """The operand of a sum that is better not computed on its own."""
-    if node.op != "sum" or node.type.base != "real":
+    if w.plain or node.op != "sum" or node.type.base != "real":
         return None
     inner = node.inputs[0]
     if inner.id in w.kept or len(w.users.get(inner.id, ())) != 1 or inner.op not in ("mul", "pow", "abs"):

@@ -102,18 +102,16 @@ def refusal(node: Node, host: Callable[[Node], bool]) -> str | None:
 
 
 class Grouping:
-    """Finds the groups among the nodes of a region. `skip` are nodes that are computed in another way."""
+    """Finds the groups among the nodes of a region."""
 
-    def __init__(
-        self, nodes: list[Node], users: Mapping[int, list[Node]], guard_of: Mapping[int, Guard], host: Callable[[Node], bool], kept: set[int], skip: set[int]
-    ):
-        self.nodes, self.users, self.guard_of, self.host, self.kept = nodes, users, guard_of, host, kept
+    def __init__(self, nodes: list[Node], users: Mapping[int, list[Node]], guard_of: Mapping[int, Guard], host: Callable[[Node], bool]):
+        self.nodes, self.users, self.host = nodes, users, host
         self.notes: list[FusionNote] = []
         self.key: dict[int, Key] = {}
         self.level: dict[int, int] = {}
         self.cause: dict[int, Node] = {}
         for node in nodes:
-            if node.id not in skip and (node.op in ELEMENTWISE or node.op == "where") and not host(node) and large(node):
+            if (node.op in ELEMENTWISE or node.op == "where") and not host(node) and large(node):
                 reason = refusal(node, host)
                 if reason is None:
                     self.key[node.id] = node.type.names, guard_of[node.id]

@@ -71,16 +71,16 @@ class KernelWriter:
     def write(self) -> str:
         body = self.compiled() if self.mode == "compiled" else self.whole() if self.mode == "whole" else self.blocked()
         arguments = ", ".join(self.names[node.id] for node in self.kernel.arguments)
-        lines = [f"def {self.kernel.name}({arguments}):", f"    {self.legend()}", *(f"    {line}" for line in body)]
+        lines = [f"def {self.kernel.name}({arguments}):", f'    """{self.summary()}"""', *(f"    {line}" for line in body)]
         self.kernel.text = "\n".join(lines)
         return self.kernel.text
 
-    def legend(self) -> str:
+    def summary(self) -> str:
         axes = ", ".join(self.group.names)
         big = [self.names[n.id] for n in self.kernel.reads if self.form[n.id] in ("full", "last")]
         made = [f"{self.names[target.id]}" for target in [*self.kernel.written.values(), *(t for t, _ in self.kernel.copied)]]
         made += [f"new {node.op}" for node in self.kernel.results]
-        return f'"""{len(self.group.nodes)} operations on [{axes}] in one pass: reads {", ".join(big)}; writes {", ".join(made)}."""'
+        return f"{len(self.group.nodes)} operations on [{axes}] in one pass: reads {', '.join(big)}; writes {', '.join(made)}"
 
     # ---- the calls with out=
 
@@ -174,11 +174,9 @@ class KernelWriter:
         w = Writer({}, (), {})
         w.names.update(self.names)
         lines = []
-        own = self.group.ids
+        through = _Through(w, self.group)
         for node in self.group.nodes:
-            origin = Writer({}, (), {})
-            origin.names, origin.hosts = w.names, set()
-            text = emit.where(_Through(origin, self.group, own), node) if node.op == "where" else emit.elementwise(_Through(origin, self.group, own), node)
+            text = (emit.where if node.op == "where" else emit.elementwise)(through, node)
             w.names[node.id] = f"v{node.id}"
             lines.append(f"v{node.id} = {text}")
         lines += [f"{self.names[target.id]}_next = {w.names[value.id]}.clone()" for target, value in self.kernel.copied]
@@ -201,9 +199,9 @@ class KernelWriter:
 class _Through(Writer):
     """A writer that reads an operand which merely repeats a smaller value as that smaller value."""
 
-    def __init__(self, inner: Writer, group: Group, own: set[int]):
-        super().__init__({}, (), {}, inner)
-        self.names, self.group, self.own = inner.names, group, own
+    def __init__(self, inner: Writer, group: Group):
+        super().__init__({}, (), {})
+        self.names, self.group, self.own = inner.names, group, group.ids
 
     def _origin(self, node: Node) -> Node:
         return node if node.id in self.own else source_of(node, self.group.names)

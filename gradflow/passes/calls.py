@@ -363,7 +363,9 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) 
     if isinstance(value, v.STAGES):
         from gradflow.passes.properties import property_fields
 
-        called = node_frame.flow.called.get(f"#{id(value)}", {}) if node_frame is not None else {}
+        called: dict[str, Any] = {n: e.ops.source(t, "state", f, k) for n, (f, k, t) in e.stage_states.get(id(value), {}).items()}
+        if node_frame is not None:
+            called = node_frame.flow.called.get(f"#{id(value)}", {})
         return called | property_fields(e, value, node_frame)
     other = getattr(value, "fields", None)
     if callable(other):

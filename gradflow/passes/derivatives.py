@@ -73,17 +73,20 @@ class Tools:
         kept = self.do("or", self.do("ne", g, 0), self.do("isfinite", value))
         return self.where(kept, value, 0.0)
 
-    def scatter(self, g: Value, index: Node, axis: str, like: Node, given: Node) -> Node:
-        """The transpose of `like[axis: index]`, the node `given`; where the axis has no size yet, by group sums that are then padded."""
+    def scatter(self, g: Value, index: Node, axis: str, like: Node, given: Node, wraps: bool = True) -> Node:
+        """The transpose of `like[axis: index]`, the node `given`; where the axis has no size yet, by group sums that are then padded.
+
+        `wraps`: the index may be negative, counted from the end.
+        """
         full = self.full(g, given)
         if like.type.axis(axis).size is not None:
             return self.ops.scatter_add(full, index, like.type.axis(axis), like.type.axes)
+        if wraps:
+            index = self.ops.constant(self.where(self.do("lt", index, 0), self.add(index, self.ops.axis_size(axis, like)), index))
         places = self.ops.range(Axis(axis), like)
         own = tuple(a.name for a in index.type.axes if a.name == axis or not like.type.has(a.name))
         if not own:
             return self.ops.constant(self.where(self.do("eq", places, index), full, 0.0))
-        if index.type.target is None:
-            index = self.ops.constant(self.where(self.do("lt", index, 0), self.add(index, self.ops.axis_size(axis, like)), index))
         renamed = {axis: "from " + axis} if axis in own else {}
         full, index = self.ops.rename(full, renamed), self.ops.rename(index, renamed)
         index = self.ops.make("rename", (index,), Type("int", index.type.axes, Axis(axis)))
@@ -240,7 +243,7 @@ def slice_(t: Tools, node: Node, g: Value) -> Value:
     elif start < 0:
         first = t.do("maximum", t.add(t.ops.axis_size(axis, x), start), 0)
     index = t.ops.constant(t.add(t.ops.range(node.type.axis(axis), node), first))
-    return t.scatter(g, index, axis, x, node)
+    return t.scatter(g, index, axis, x, node, wraps=False)
 
 
 def sort(t: Tools, node: Node, g: Value) -> Value:

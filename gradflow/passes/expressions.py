@@ -57,6 +57,7 @@ class Elaborator:
         self.loops: tuple[int, ...] = ()
         self.formulas: dict[int, Node] = {}
         self.world: list[Any] | None = None
+        self.stage_states: dict[int, dict[str, tuple[str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
 
     # ---- diagnostics and context

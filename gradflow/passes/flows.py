@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradflow.graph.graph import Node, Region, substitute
+from gradflow.graph.graph import Node, substitute
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
@@ -179,26 +179,7 @@ class FlowElaborator:
             results.append(("executed", flow.executed))
         mapping = substitute(self.e.graph, [node for _, node in results], flow.holes) if flow.holes else {node.id: node for _, node in results}
         closed = [(name, mapping[node.id]) for name, node in results]
-        live = needed_states(closed, self.name)
-        kept = tuple((name, node) for name, node in closed if not name.startswith("state/") or name in live)
-        plans = tuple(plan for plan in states if f"state/{self.name}/{plan.key}" in live)
-        return ElaboratedFlow(self.name, self.models, kept, plans, tuple(describe(stage) for stage in self.chain), self.topology, self.span)
-
-
-def needed_states(results: list[tuple[str, Node]], flow: str) -> set[str]:
-    """States that anything but their own next value depends on: the others are not stored."""
-    reads: dict[str, set[str]] = {}
-    for name, node in results:
-        region = Region(((name, node),))
-        reads[name] = {"/".join((source["kind"], *source["path"])) for source in region.sources() if source["kind"] == "state"}
-    wanted = {state for name, states in reads.items() if not name.startswith("state/") for state in states}
-    queue = list(wanted)
-    while queue:
-        for state in reads.get(queue.pop(), ()):
-            if state not in wanted:
-                wanted.add(state)
-                queue.append(state)
-    return wanted
+        return ElaboratedFlow(self.name, self.models, tuple(closed), tuple(states), tuple(describe(stage) for stage in self.chain), self.topology, self.span)
 
 
 def describe(stage: Any) -> str:

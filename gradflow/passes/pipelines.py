@@ -7,7 +7,7 @@ in the order of the text, flows of the pipeline before those of a `train` block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradflow.graph.graph import Node, Region, ordered
@@ -297,9 +297,12 @@ class PipelineElaborator:
         scope = self.scope.child()
         inner: list[tuple[s.Statement, Scope]] = []
         periodic: list[s.Every] = []
+        last: list[s.Statement] = []
         for one in statement.body or ():
             if isinstance(one, s.Every):
                 periodic.append(one)
+            elif isinstance(one, s.ReportAs):
+                last.append(one)
             elif isinstance(one, s.Flow) or (isinstance(one, s.Bind) and one.op != "="):
                 if isinstance(one, s.Bind) and one.op == "~":
                     self.draw(one, scope)
@@ -308,8 +311,11 @@ class PipelineElaborator:
                 self.statement(one, scope)
         with self.e.at():
             actions = self.flow_actions(inner, scope)
-        reports = [self.periodic(one, scope) for one in periodic]
-        self.phases.append(p.Phase(count, unit, settings, tuple(actions), tuple(r for r in reports if r), statement.span))
+        reports = tuple(self.periodic(one, scope) for one in periodic)
+        final = self.reports(tuple(last), 0, unit, scope, statement.span) if last else None
+        wanted = {"/".join((n["kind"], *n["path"])) for r in (*reports, final) if r is not None for n in r.region.sources()}
+        kept = tuple(without_idle_states(action, wanted) if isinstance(action, p.Update) else action for action in actions)
+        self.phases.append(p.Phase(count, unit, settings, kept, reports, statement.span, final))
 
     def settings(self, statement: s.Train) -> dict[str, Any]:
         from gradflow.language.diagnostics import nearest
@@ -327,15 +333,19 @@ class PipelineElaborator:
             found[arg.name] = value
         return found
 
-    def periodic(self, statement: s.Every, scope: Scope) -> p.Periodic | None:
+    def periodic(self, statement: s.Every, scope: Scope) -> p.Periodic:
         count = 1 if statement.count is None else self.e.evaluate(statement.count, scope)
         if not isinstance(count, int) or count < 1:
             raise mistake("E0526", statement.span, "a period must be a whole number, at least 1")
+        return self.reports(statement.body, count, UNITS.get(statement.unit, statement.unit), scope, statement.span)
+
+    def reports(self, statements: tuple[s.Statement, ...], count: int, unit: str, scope: Scope, span: Any) -> p.Periodic:
+        """What an `every` block reports; count 0 is for reports at the end of the training."""
         inner = scope.child()
         results: list[tuple[str, Node]] = []
         checkpoint = False
         before = len(self.e.world or [])
-        for one in statement.body:
+        for one in statements:
             with self.e.collecting():
                 if isinstance(one, s.ReportAs):
                     value = self.e.tensor(self.e.evaluate(one.value, inner), one.value)
@@ -350,7 +360,22 @@ class PipelineElaborator:
                     raise mistake("E0501", one.span, f"`{statement_word(one)}` has no place in an `every` block")
         used = {n["path"][0] for _, root in results for n in ordered([root]) if n.op == "source" and n["kind"] == "world"}
         calls = tuple(c for c in (self.e.world or [])[before:] if c.id in used)
-        return p.Periodic(count, UNITS.get(statement.unit, statement.unit), Region(tuple(results), (), "report"), calls, checkpoint, statement.span)
+        return p.Periodic(count, unit, Region(tuple(results), (), "report"), calls, checkpoint, span)
+
+
+def without_idle_states(update: p.Update, wanted: set[str]) -> p.Update:
+    """Only states that something depends on are stored: parameters, losses, reports, or another stored state."""
+    keys = {f"state/{update.flow}/{plan.key}" for plan in update.states}
+    reads = {name: {"/".join((n["kind"], *n["path"])) for n in Region(((name, node),)).sources()} & keys for name, node in update.region.results}
+    needed = {key for name, states in reads.items() if name not in keys for key in states} | (wanted & keys)
+    queue = list(needed)
+    while queue:
+        for key in reads.get(queue.pop(), set()) - needed:
+            needed.add(key)
+            queue.append(key)
+    results = tuple((name, node) for name, node in update.region.results if name not in keys or name in needed)
+    states = tuple(plan for plan in update.states if f"state/{update.flow}/{plan.key}" in needed)
+    return replace(update, region=replace(update.region, results=results), states=states)
 
 
 def _no_module(seed: int) -> Any:

@@ -344,9 +344,11 @@ class StageBody(Body):
 
     def write_states(self) -> None:
         fields = self.flow.called.setdefault(self.path, {})
+        outside = self.e.stage_states.setdefault(id(self.stage), {})
         for name, slot in self.slots.items():
             value = self.scope.names[name]
             fields[name] = value
+            outside[name] = (self.flow.name, slot.key, slot.type)
             if self.e.loops:
                 self.flow.loop_values[slot.key] = value
             elif value is not slot.read or slot.init is None or slot.read.op != "source":

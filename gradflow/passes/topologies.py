@@ -47,10 +47,15 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
         raise mistake("E0605", definition.name_span, f"`{definition.name}` does not say how many nodes it has", fix="add `nodes = n`")
     nodes = e.ops.constant(nodes)["value"] if not isinstance(nodes, Node) else None
     directed = any(link.directed for link in body.links) or scope.local("directed")[1] is True
+    given = scope.local("adjacency")[1]
+    if not body.links and isinstance(given, Node):
+        heard = e.ops.constant(given if given.type.base == "bool" else e.ops.elementwise("ne", given, 0))
+        own = scope.local("weights")[1]
+        return v.Topology(text, nodes, heard, None, True, {"weights": own} if own is not None else {}, False)
     if not body.links:
         weights_value = scope.local("weights")[1]
         if not isinstance(weights_value, Node):
-            raise mistake("E0605", definition.name_span, f"`{definition.name}` has neither links nor weights")
+            raise mistake("E0605", definition.name_span, f"`{definition.name}` has neither links nor weights", fix="add `link i <-> j if ..`, or give `adjacency` or `weights` over [node, from]")
         return v.Topology(text, nodes, e.ops.constant(e.ops.elementwise("ne", weights_value, 0)), weights_value, True, {}, False)
     if nodes is None or nodes < 1:
         raise mistake("E0605", definition.name_span, f"`{definition.name}` needs a number of nodes known when the spec is compiled, at least 1")

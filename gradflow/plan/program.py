@@ -119,7 +119,7 @@ class Periodic:
 
 @dataclass(frozen=True)
 class Phase:
-    """One `train` line."""
+    """One `train` line. `final` is what is reported once, at its end (count 0)."""
 
     count: int
     unit: str
@@ -127,6 +127,7 @@ class Phase:
     actions: tuple[Action, ...]
     periodic: tuple[Periodic, ...]
     span: Span = NOWHERE
+    final: Periodic | None = None
 
 
 @dataclass(frozen=True)

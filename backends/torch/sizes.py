@@ -1,0 +1,46 @@
+"""Where the length of an axis is read off when the graph does not know it.
+
+An axis is known by its name: a value that has it tells the length of every other value that has it. `witnesses` finds, for the nodes whose
+own operands do not have an axis of their result, another value that does: first what their readers read beside them, then a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from gradflow.backends.torch.schedule import walk
+from gradflow.graph.graph import Node, users
+
+SIZED = {"expand", "range", "draw", "scatter_add", "linalg"}  # operations that make axes out of sizes
+
+
+def witnesses(nodes: list[Node], below: Callable[[Node], tuple[Node, ...]], reach: Iterable[Node]) -> dict[tuple[int, str], Node]:
+    """(node, axis) -> a value that has the axis and does not depend on the node. `reach`: values of outer scopes and sources."""
+    readers = users(nodes)
+    found: dict[tuple[int, str], Node] = {}
+    for node in nodes:
+        if node.op not in SIZED:
+            continue
+        for axis in node.type.axes:
+            if axis.size is None and not any(b.type.has(axis.name) for b in node.inputs if b.op != "scan"):
+                witness = _witness(node, axis.name, readers, below, reach)
+                if witness is not None:
+                    found[node.id, axis.name] = witness
+    return found
+
+
+def _witness(node: Node, name: str, readers: dict[int, list[Node]], below: Callable[[Node], tuple[Node, ...]], reach: Iterable[Node]) -> Node | None:
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop(0)
+        for reader in readers.get(current.id, []):
+            if reader.id in seen or reader.op == "scan":
+                continue
+            seen.add(reader.id)
+            for other in reader.inputs:
+                if other is not node and other.type.has(name) and all(n is not node for n in walk([other], below)):
+                    return other
+            if reader.type.has(name):
+                waiting.append(reader)
+    return next((value for value in reach if value.type.has(name)), None)

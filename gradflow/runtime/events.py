@@ -1,0 +1,144 @@
+"""What a run tells: one frozen event after another, and the one error that ends it early.
+
+Views, run folders and callers read events and nothing else. `as_record` turns an event into plain data for JSON; the first record of a
+stream is `RunStarted`, whose `version` says which schema the rest follows. Numbers that JSON cannot hold become "nan", "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from gradflow.language.source import NOWHERE, Span
+
+SCHEMA = 1
+
+Number = float | int | bool
+Value = Number | list[Any]  # a report keeps its axes as nested lists
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The head of a stream: what is going to run, and how. `units`: of all phases together."""
+
+    version: int
+    gradflow: str
+    name: str
+    source: str
+    backend: str
+    device: str
+    precision: str
+    seed: int
+    units: int
+    models: Mapping[str, Mapping[str, Any]]
+    flows: Mapping[str, tuple[str, ...]]
+    phases: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class UnitDone:
+    """One unit of `train`. `tick` counts units over the run from 0, `t` inside the phase from 1; `loss` and `metrics` are means over the
+    unit's updates; `rate` is in `rate_unit` a second."""
+
+    tick: int
+    phase: int
+    t: int
+    t_end: int
+    unit: str
+    loss: float | None
+    metrics: Mapping[str, Value]
+    seconds: float
+    rate: float | None = None
+    rate_unit: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The values of one `every` block; `t` is 0 before the first unit of the phase."""
+
+    tick: int
+    phase: int
+    t: int
+    unit: str
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class CheckpointWritten:
+    tick: int
+    path: str
+
+
+@dataclass(frozen=True)
+class RunStopped:
+    """The run was asked to stop, and did after a whole unit, or (`whole` false) in the middle of one."""
+
+    tick: int
+    whole: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """`learnt`: of every report its first and its last value."""
+
+    units: int
+    seconds: float
+    learnt: Mapping[str, tuple[Value, Value]]
+
+
+Event = RunStarted | UnitDone | Report | CheckpointWritten | RunStopped | RunFinished
+
+
+class RunFailed(Exception):
+    """A run that cannot go on: what happened, the place in the spec, and the stage of the flow that it happened in, if it is one's."""
+
+    def __init__(self, message: str, span: Span = NOWHERE, stage: str = ""):
+        super().__init__(f"{span}: {message}" if span != NOWHERE else message)
+        self.message = message
+        self.span = span
+        self.stage = stage
+
+
+@dataclass
+class Learnt:
+    """The first and the last value of each report, as they come in."""
+
+    values: dict[str, tuple[Value, Value]] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, Value]) -> None:
+        for name, value in values.items():
+            first, _ = self.values.get(name, (value, value))
+            self.values[name] = (first, value)
+
+
+def kind_of(event: Event) -> str:
+    """`UnitDone` -> `unit_done`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+
+
+def as_record(event: Event) -> dict[str, Any]:
+    """An event as plain data: its kind under `event`, then its fields."""
+    return {"event": kind_of(event)} | {f.name: plain(getattr(event, f.name)) for f in fields(event)}
+
+
+def failure_record(error: RunFailed) -> dict[str, Any]:
+    """What stands in a stream in place of the end."""
+    span = {"file": error.span.file, "line": error.span.line, "column": error.span.column}
+    return {"event": "run_failed", "message": error.message, "span": span, "stage": error.stage}
+
+
+def plain(value: Any) -> Any:
+    """Numbers, texts, lists and dictionaries as they are; others by their text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return str(value)
