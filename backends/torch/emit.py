@@ -33,6 +33,7 @@ class Writer:
         self.users = users
         self.kept = set(kept)
         self.witnesses = witnesses
+        self.pointers: Mapping[str, list[Node]] = outer.pointers if outer else {}
         self.plain = False  # nothing is read through anything else
 
     def is_host(self, node: Node) -> bool:
@@ -85,9 +86,11 @@ class Writer:
             if below.type.has(name) and not self.is_host(below) and below.op != "scan":
                 return self.size_of(below, name)
         witness = self.witnesses.get((node.id, name))
-        if witness is None:
-            raise UnknownSize(f"the size of axis `{name}` is not known: {node!r} (from {node.span})")
-        return self.size_of(witness, name)
+        if witness is not None:
+            return self.size_of(witness, name)
+        if name in self.pointers:
+            return f"entries({', '.join(self.ref(source) for source in self.pointers[name])})"
+        raise UnknownSize(f"the size of axis `{name}` is not known: {node!r} (from {node.span})")
 
     def size_of(self, node: Node, name: str) -> str:
         size = node.type.axis(name).size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradflow.backends.torch.emit import DTYPES, Writer, permuted, positions, shape
+from gradflow.backends.torch.emit import DTYPES, UnknownSize, Writer, permuted, positions, shape
 from gradflow.graph.graph import Node
 
 # ---- axes
@@ -44,7 +44,7 @@ def stack(w: Writer, node: Node) -> str:
 def one_hot(w: Writer, node: Node) -> str:
     index = w.tensor(node.inputs[0], "int")
     axis = node.type.axis(node["axis"])
-    size = str(axis.size) if axis.size is not None else f"int({index}.max()) + 1"
+    size = size_or_none(w, node, axis.name) or f"entries({index})"
     text = f"one_hot({index}, {size}, real)"
     return permuted(text, (*node.inputs[0].type.names, axis.name), node.type.names)
 
@@ -100,8 +100,15 @@ def segment(w: Writer, node: Node) -> str:
         places = w.align(index, (*kept, *over))
         missing = next(i for i, n in enumerate((*kept, *over)) if index.type.has(n))
         places = f"{places}[{'None, ' * missing}...]" if missing else places
-    text = f"segments({node.op.removeprefix('segment_')!r}, {x}, {places}, {len(over)}, {target.size})"
+    text = f"segments({node.op.removeprefix('segment_')!r}, {x}, {places}, {len(over)}, {size_or_none(w, node, target.name)})"
     return permuted(text, (*kept, target.name), node.type.names)
+
+
+def size_or_none(w: Writer, node: Node, name: str) -> str | None:
+    try:
+        return w.size(node, name)
+    except UnknownSize:
+        return None
 
 
 # ---- order

@@ -14,6 +14,7 @@ from gradflow.backends.torch.donate import name_of as label
 from gradflow.backends.torch.emit import DTYPES, Writer, absorbed
 from gradflow.backends.torch.fuse import Group, Grouping
 from gradflow.backends.torch.schedule import Guard, Unit, arrange, guards, shared_guard, walk
+from gradflow.backends.torch.sizes import pointers
 from gradflow.backends.torch.statements import INDENT, Line, render, variable
 from gradflow.graph.graph import Node, Region
 
@@ -25,7 +26,7 @@ def write_program(region: Region, context: Context, optimize: bool, donate: bool
     context.calls.collect(every(nodes))
     sources = [node for node in nodes if node.op == "source"]
     w = writer_of(context, nodes, region, None, sources)
-    w.plain = not optimize
+    w.plain, w.pointers = not optimize, pointers(sources)
     found = fused(context, region, w, donate) if optimize else []
     nodes = walk(region.roots, below)
     guard_of = guards(nodes, region.roots, below)
@@ -121,8 +122,9 @@ def loaded(context: Context, w: Writer, nodes: list[Node]) -> list[Line]:
 def returned(context: Context, region: Region, w: Writer) -> list[Line]:
     """Results by name. Those that share memory with a buffer that is replaced only now are copied before."""
     plan, lines, texts = context.plan, [], {}
+    copied = {label(source): w.names[source.id] for pairs in plan.copied.values() for source, _ in pairs}
     for i, (name, node) in enumerate(region.results):
-        texts[name] = w.tensor(node)
+        texts[name] = copied.get(name) or w.tensor(node)
         if name in plan.cloned:
             lines.append(Line(f"r{i} = {texts[name]}.clone()"))
             texts[name] = f"r{i}"

@@ -1,7 +1,8 @@
 """Where the length of an axis is read off when the graph does not know it.
 
 An axis is known by its name: a value that has it tells the length of every other value that has it. `witnesses` finds, for the nodes whose
-own operands do not have an axis of their result, another value that does: first what their readers read beside them, then a source.
+own operands do not have an axis of their result, another value that does: first what their readers read beside them, then a source. An axis
+that no value has, and that index maps point into, is as long as these reach (`pointers`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable
 from gradflow.backends.torch.schedule import walk
 from gradflow.graph.graph import Node, users
 
-SIZED = {"expand", "range", "draw", "scatter_add", "linalg"}  # operations that make axes out of sizes
+SIZED = {"expand", "range", "draw", "scatter_add", "linalg", "one_hot", "segment_sum", "segment_max", "segment_min"}  # make axes out of sizes
 
 
 def witnesses(nodes: list[Node], below: Callable[[Node], tuple[Node, ...]], reach: Iterable[Node]) -> dict[tuple[int, str], Node]:
@@ -44,3 +45,12 @@ def _witness(node: Node, name: str, readers: dict[int, list[Node]], below: Calla
             if reader.type.has(name):
                 waiting.append(reader)
     return next((value for value in reach if value.type.has(name)), None)
+
+
+def pointers(sources: Iterable[Node]) -> dict[str, list[Node]]:
+    """The sources that point into each axis of unknown size."""
+    found: dict[str, list[Node]] = {}
+    for node in sources:
+        if node.type.target is not None and node.type.target.size is None:
+            found.setdefault(node.type.target.name, []).append(node)
+    return found

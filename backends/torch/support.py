@@ -46,6 +46,11 @@ def _describe(value: Any) -> str:
     return f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
 
 
+def entries(*indices: Tensor) -> int:
+    """How long an axis must be that these point into."""
+    return max(int(index.max()) + 1 if index.numel() else 0 for index in indices)
+
+
 def stacked(values: list[Tensor], shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """What a loop left behind, one entry a pass; no pass leaves an axis of length 0."""
     return torch.stack(values) if values else torch.empty((0, *shape), dtype=dtype, device=device)
@@ -81,7 +86,7 @@ def segments(op: str, x: Tensor, index: Tensor, over: int, size: int | None) -> 
     """x [S.., M..] by group: [S.., T]. The last `over` dimensions of x are grouped; `index` has these alone, or all dimensions of x (some of
     length 1). Groups of nothing: 0, -inf (max), +inf (min)."""
     if size is None:
-        size = int(index.max()) + 1 if index.numel() else 0
+        size = entries(index)
     lead = x.shape[: x.dim() - over]
     rows = x.reshape(math.prod(lead), -1)
     target = torch.full((rows.shape[0], size), _neutral(op, x.dtype), dtype=x.dtype, device=x.device)

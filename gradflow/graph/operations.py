@@ -65,7 +65,7 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., Any]]] = {
     "sub": ("wider", lambda a, b: a - b),
     "mul": ("wider", lambda a, b: a * b),
     "div": ("real", _divide),
-    "pow": ("wider", _power),
+    "pow": ("real", _power),
     "mod": ("wider", lambda a, b: a - b * math.floor(_divide(a, b)) if b else math.nan),
     "minimum": ("wider", min),
     "maximum": ("wider", max),

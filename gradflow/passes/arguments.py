@@ -144,6 +144,8 @@ def _dotted(tree: s.Expr) -> str:
 
 def is_axis(e: Elaborator, tree: s.Expr, scope: Scope) -> str | None:
     """The axis that a bare name means, if it is no local value."""
+    if isinstance(tree, s.Name) and tree.id == "param" and scope.frame is not None:
+        return "param"
     if isinstance(tree, s.Name) and not scope.local(tree.id)[0] and (tree.id in scope.axes or tree.id == "param" or tree.id == "node"):
         return tree.id
     return None

@@ -190,6 +190,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     inner = home.child(definition.name)
     inner.names.update(bound)
     inner.names["#definition"] = definition
+    inner.axes.update(_axes_of_bound(definition, bound))
     if definition.kind == "topology":
         from gradflow.passes.topologies import build_topology
 

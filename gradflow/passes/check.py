@@ -79,8 +79,19 @@ def check_pipeline(e: Elaborator, definition: s.Definition, home: Scope) -> None
         if not isinstance(value, v.Pipeline):
             raise mistake("E0301", definition.value.span, f"a pipeline is needed here, this is {v.kind_name(value)}")
         return
-    bound = parameters(e, definition, home)
+    bound = parameters(e, definition, home) | pipeline_inputs(definition)
     PipelineElaborator(definition, home, bound, e).program()
+
+
+def pipeline_inputs(definition: s.Definition) -> dict[str, Any]:
+    """Types of small tensors for what a caller would bind."""
+    found: dict[str, Any] = {}
+    for statement in definition.body or ():
+        if isinstance(statement, s.Input) and statement.type.options[0].axes is not None:
+            option = statement.type.options[0]
+            axes = tuple(Axis(item.name, NODES if item.name in ("node", "from") else 3) for item in option.axes.items)
+            found.update({f"#{name}": Type(option.base or "real", axes) for name in statement.names})
+    return found
 
 
 # ---- stand-ins

@@ -205,7 +205,7 @@ def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
 
 
 def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> Any:
-    """The spec of `model x = mlp(..)` or `data x = digits(..)`."""
+    """The spec of `model x = mlp(..)` or `data x = digits(..)`, and the call that made it: (primitive, positional values, options)."""
     if not isinstance(node, s.Call):
         raise mistake("E0519", node.span, f"a {kind} is declared by a call", fix=f"`{kind} x = name(..)`")
     name = node.callee.id if isinstance(node.callee, s.Name) else ""
@@ -217,8 +217,9 @@ def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> A
     bound = bind_primitive(e, name, node, scope)
     variadic = [x for x in bound.values() if isinstance(x, tuple)]
     options = {k: x for k, x in bound.items() if not isinstance(x, tuple)}
+    places = variadic[0] if variadic else ()
     try:
-        return catalogue()[name].function(*(variadic[0] if variadic else ()), **options)
+        return catalogue()[name].function(*places, **options), (name, places, tuple(options.items()))
     except MissingExtra as error:
         raise mistake("E0209", node.span, str(error)) from None
     except (ValueError, OSError, TypeError) as error:

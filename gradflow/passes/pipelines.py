@@ -40,6 +40,8 @@ class Formula:
     busy: bool = False
 
     def read(self) -> Any:
+        if None in self.memo:
+            return self.memo[None]
         c = self.e.context
         axes = tuple(sorted((k, tuple(a.name for a in x)) for k, x in self.e.model_axes.items()))
         key = (tuple(sorted((k, n.id) for k, n in c.parameters.items())), c.nodes, c.fresh, c.batch, axes)
@@ -53,7 +55,10 @@ class Formula:
                 self.busy = False
             if isinstance(value, Node):
                 self.e.remember(value)
+            elif isinstance(value, v.STAGES):
+                self.memo[None] = value
             self.memo[key] = value
+            return value
         return self.memo[key]
 
 
@@ -95,7 +100,7 @@ class PipelineElaborator:
 
     def lifted(self, plan: p.ModelPlan) -> p.ModelPlan:
         axes = self.e.model_axes.get(plan.name, ())
-        return p.ModelPlan(plan.name, plan.spec, axes, plan.copy_of, plan.start, plan.free, plan.span)
+        return replace(plan, lifted=axes)
 
     # ---- declarations and formulas
 
@@ -154,11 +159,11 @@ class PipelineElaborator:
             scope.names[name] = model
 
     def declare_data(self, statement: s.Declare, scope: Scope) -> None:
-        spec = declare_primitive(self.e, "data", statement.value, scope)
+        spec, declaration = declare_primitive(self.e, "data", statement.value, scope)
         if len(statement.names) > len(spec.splits):
             raise mistake("E0502", statement.span, f"{len(statement.names)} names for {len(spec.splits)} splits", why="it has " + ", ".join(f"`{x}`" for x in spec.splits))
         key = statement.names[0]
-        self.data[key] = p.DataPlan(key, spec, None, statement.span)
+        self.data[key] = p.DataPlan(key, spec, None, statement.span, declaration)
         splits = spec.splits if len(statement.names) > 1 else ("*",)
         for name, split in zip(statement.names, splits, strict=False):
             scope.names[name] = v.Data(key, split, spec, statement.value.span)
@@ -174,8 +179,8 @@ class PipelineElaborator:
                 raise mistake("E0301", tree.span, "`copy` takes a model", fix="`model average = copy(net)`")
             self.models[name] = p.ModelPlan(name, other.spec, (), other.name, None, other.free is not None, statement.span)
             return v.Model(name, other.spec, statement.span, other.free, None, other.name)
-        spec = declare_primitive(self.e, "model", tree, scope)
-        self.models[name] = p.ModelPlan(name, spec, (), None, None, False, statement.span)
+        spec, declaration = declare_primitive(self.e, "model", tree, scope)
+        self.models[name] = p.ModelPlan(name, spec, (), None, None, False, statement.span, declaration)
         return v.Model(name, spec, statement.span)
 
     def free_model(self, name: str, tree: s.Call, scope: Scope, statement: s.Declare) -> v.Model:
@@ -190,7 +195,9 @@ class PipelineElaborator:
             axes, start = declared_axes(self.e, s.Axes(argument.span, items), scope)[0], self.e.ops.constant(0.0)
         else:
             start = self.e.ops.constant(self.e.tensor(self.e.evaluate(argument, scope), argument))
-            axes = start.type.axes
+            axes = start.type.without(["node"])
+            if start.type.has("node"):
+                self.e.model_axes[name] = (start.type.axis("node"),)
         if any(a.size is None for a in axes):
             raise mistake("E0303", tree.span, f"the sizes of `{name}` must be known when the spec is compiled")
         shape = tuple(a.size or 0 for a in axes)
@@ -279,7 +286,7 @@ class PipelineElaborator:
             facts["topology"] = topology_facts(self.e, flow.topology)
             for plan in self.data.values():
                 if plan.spec.divide is not None and flow.topology.nodes is not None:
-                    self.data[plan.name] = p.DataPlan(plan.name, plan.spec, flow.topology.nodes, plan.span)
+                    self.data[plan.name] = replace(plan, nodes=flow.topology.nodes)
         return p.Update(flow.name, tuple(m.name for m in flow.models), region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts)
 
     def train(self, statement: s.Train) -> None:

@@ -110,7 +110,7 @@ def _property(e: Elaborator, tree: s.Expr, scope: Scope) -> Property:
 
 def property_fields(e: Elaborator, stage: Any, frame: Any) -> dict[str, Any]:
     """`compress.delta`, `inner.omega`: the numbers of what a stage gives."""
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"omega": 0.0, "delta": 1.0} if _is_nothing(stage) else {}
     for one in given(e, stage, frame):
         fields.update({k: x for k, x in one.values.items() if x is not None})
     return fields

@@ -1,7 +1,8 @@
 """Simplification: a table of rewrite rules, `RULES`, applied from the sources up until none fits, and loops that differ in their results merged.
 
-Every rule keeps the value bit for bit for finite numbers, but for the sign of a zero; none reassociates sums or products. Common
-subexpressions are shared and dead code is gone by the way graphs are made. `--passes none` leaves this out and gives the same numbers.
+Every rule keeps the value bit for bit for finite numbers, but for the sign of a zero; none reassociates sums or products (a function of a
+constant is computed by Python's math, which may round its last digit another way). Common subexpressions are shared and dead code is gone
+by the way graphs are made. `--passes none` leaves this out and gives the same numbers.
 
 Axes: names are free; a rewritten node keeps its type's axes and their order.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 from gradflow.graph.graph import Node, Region, rebuild
 from gradflow.graph.operations import ELEMENTWISE, Operations, Value
-from gradflow.graph.types import Axis, Type
+from gradflow.graph.types import Type
 
 Trace = list[tuple[str, Node, Node]]
 Rewrite = Callable[[Operations, Node], Value | None]
@@ -108,6 +109,12 @@ def repeated(node: Node) -> Node | None:
     return None
 
 
+def _made(ops: Operations, op: str, node: Node, inputs: Sequence[Node]) -> Node | None:
+    """An elementwise operation of the node's own type on other operands, where these have all of its axes."""
+    names = {name for below in inputs for name in below.type.names}
+    return ops.make(op, inputs, node.type) if names == set(node.type.names) else None
+
+
 # ---- rules
 
 
@@ -115,7 +122,7 @@ def fold(ops: Operations, node: Node) -> Value | None:
     """Numbers are computed now; x + 0, x * 1, x / 1, x ^ 1 and bounds that cannot bind are x."""
     values = [below if known(below) is None else known(below) for below in node.inputs]
     numbers = [value for value in values if not isinstance(value, Node)]
-    if not numbers or (node.op == "pow" and node.type.base == "int"):
+    if not numbers or any(number != number for number in numbers) or (node.op == "pow" and node.type.base == "int"):
         return None
     try:
         result = ops.elementwise(node.op, *(value for value in values if value is not None))
@@ -133,31 +140,31 @@ def negation(ops: Operations, node: Node) -> Value | None:
     if x.op == "neg":
         return x.inputs[0]
     if x.op == "sub":
-        return ops.elementwise("sub", x.inputs[1], x.inputs[0])
+        return _made(ops, "sub", node, (x.inputs[1], x.inputs[0]))
     return None
 
 
 def addition(ops: Operations, node: Node) -> Value | None:
     a, b = node.inputs
     if b.op == "neg":
-        return ops.elementwise("sub", a, b.inputs[0])
-    return ops.elementwise("sub", b, a.inputs[0]) if a.op == "neg" else None
+        return _made(ops, "sub", node, (a, b.inputs[0]))
+    return _made(ops, "sub", node, (b, a.inputs[0])) if a.op == "neg" else None
 
 
 def subtraction(ops: Operations, node: Node) -> Value | None:
     a, b = node.inputs
     if b.op == "neg":
-        return ops.elementwise("add", a, b.inputs[0])
-    return ops.elementwise("neg", b) if is_number(a, 0) else None
+        return _made(ops, "add", node, (a, b.inputs[0]))
+    return _made(ops, "neg", node, (b,)) if is_number(a, 0) else None
 
 
 def product_of_negations(ops: Operations, node: Node) -> Value | None:
     a, b = node.inputs
     if a.op == "neg" and b.op == "neg":
-        return ops.elementwise(node.op, a.inputs[0], b.inputs[0])
+        return _made(ops, node.op, node, (a.inputs[0], b.inputs[0]))
     for one, other in ((a, b), (b, a)):
         if is_number(one, -1) and (one is b or node.op == "mul"):
-            return ops.elementwise("neg", other)
+            return _made(ops, "neg", node, (other,))
     return None
 
 
@@ -180,7 +187,7 @@ def nested_choice(ops: Operations, node: Node) -> Value | None:
     inner = [a.inputs[1] if a.op == node.op and a.inputs[0] is condition else a, b.inputs[2] if b.op == node.op and b.inputs[0] is condition else b]
     if inner[0] is a and inner[1] is b:
         return None
-    return _lighter(ops, node, [condition, *inner]) if node.op == "where" else ops.make("choose", (condition, *inner), node.type)
+    return _made(ops, "where", node, (condition, *inner)) if node.op == "where" else ops.make("choose", (condition, *inner), node.type)
 
 
 def needless_repetition(ops: Operations, node: Node) -> Value | None:
@@ -193,13 +200,7 @@ def needless_repetition(ops: Operations, node: Node) -> Value | None:
         others = {name for i, other in enumerate(inputs) if i != place for name in other.type.names}
         if set(below.type.names) <= others | set(inner.type.names) and inner.type.target == below.type.target:
             inputs[place] = inner
-    return _lighter(ops, node, inputs) if tuple(inputs) != node.inputs else None
-
-
-def _lighter(ops: Operations, node: Node, inputs: Sequence[Node]) -> Node | None:
-    """The node with other operands, where these still have all of its axes."""
-    names = {name for below in inputs for name in below.type.names}
-    return ops.make(node.op, inputs, node.type) if names == set(node.type.names) else None
+    return _made(ops, node.op, node, inputs) if tuple(inputs) != node.inputs else None
 
 
 def merged_expand(ops: Operations, node: Node) -> Value | None:
@@ -208,7 +209,7 @@ def merged_expand(ops: Operations, node: Node) -> Value | None:
         return x
     inner = repeated(x)
     unknown = {axis.name for axis in node.type.axes if axis.size is None}
-    if inner is None or inner.type.base != node.type.base or (unknown & set(x.type.names)) - set(inner.type.names):
+    if inner is None or (inner.type.base, inner.type.target) != (node.type.base, node.type.target) or (unknown & set(x.type.names)) - set(inner.type.names):
         return None
     return ops.make("expand", (inner,), node.type)
 

@@ -19,7 +19,10 @@ from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """A model and how it starts: `copy_of` another, from `start` (a region with one result `start`), or built from its spec and the seed."""
+    """A model and how it starts: `copy_of` another, from `start` (a region with one result `start`), or built from its spec and the seed.
+
+    `declaration`: the primitive that made the spec, its positional values, and its options as (name, value) pairs.
+    """
 
     name: str
     spec: ModelSpec
@@ -28,6 +31,7 @@ class ModelPlan:
     start: Region | None = None
     free: bool = False
     span: Span = NOWHERE
+    declaration: tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class DataPlan:
     spec: DataSpec
     nodes: int | None = None
     span: Span = NOWHERE
+    declaration: tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]] | None = None
 
 
 @dataclass(frozen=True)

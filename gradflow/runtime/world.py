@@ -7,7 +7,6 @@ passed where its signature has them, so that a draw depends on them and on nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class World:
         self.store = store
         self.batches = batches
         self.records: dict[str, Record] = {}
-        self.tokens = 0  # drawn since the count was last taken
+        self.tokens = 0  # drawn so far
         self._tasks: dict[tuple[str, str], Any] = {}
 
     def call(self, call: WorldCall, seed: int, tick: int) -> Record:
@@ -79,7 +78,3 @@ class World:
             value = torch.as_tensor(result[name], dtype=dtype_of(base, self.store.real), device=self.store.device)
             found[name] = value.detach()
         return found
-
-    @cached_property
-    def has_generated(self) -> bool:
-        return any("mask" in record for record in self.records.values())

@@ -1,0 +1,389 @@
+"""The loop: carries out a `Program` unit by unit and tells what happens as events. Nothing here prints, and nothing here knows the language.
+
+A unit of `train` is one update (steps, rounds), a pass over the training rows (epochs), or draws followed by updates on what was drawn
+(rollouts: `epochs` passes over it in `minibatches` pieces). Actions run in the order of the program; flows that stand together share the
+batches of a unit. Where values live is said by `state.py` (parameters, states), `batches.py` (rows), `world.py` (what was drawn) and
+`clocks.py`; regions are pure and know none of it.
+
+Axes: sample (of a batch or of a drawn record), lifted axes and param as in `state.py`.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gradflow
+from gradflow.graph.graph import Node, Region
+from gradflow.language.source import Span
+from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Phase, Program, Update
+from gradflow.runtime import random
+from gradflow.runtime.batches import Batches
+from gradflow.runtime.checkpoints import write_checkpoint
+from gradflow.runtime.clocks import Clocks
+from gradflow.runtime.events import SCHEMA, CheckpointWritten, Event, Learnt, Report, RunFailed, RunFinished, RunStarted, RunStopped, UnitDone
+from gradflow.runtime.finite import FiniteWatch
+from gradflow.runtime.phases import Every, PhasePlan, plan_phase
+from gradflow.runtime.regions import BACKENDS, Lowered, Regions
+from gradflow.runtime.state import PRECISIONS, Store, dtype_of
+from gradflow.runtime.tally import Tally
+from gradflow.runtime.world import World
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, where the spec does not say or is overruled; None leaves it to the `train` line.
+
+    `device`: a torch device, or auto; `steps`: the count of every phase; `precision`: float32, float64, bfloat16; `micro`: pieces that a
+    batch is cut into; `deterministic`: only algorithms that give the same bits every time.
+    """
+
+    seed: int | None = None
+    device: str = "cpu"
+    backend: str = "torch"
+    steps: int | None = None
+    compile: bool = False
+    precision: str | None = None
+    micro: int | None = None
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"there is no backend `{self.backend}`; there are: {', '.join(BACKENDS)}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not `{self.precision}`")
+        for name in ("steps", "micro", "seed"):
+            value = getattr(self, name)
+            if value is not None and value < (name == "micro"):
+                raise ValueError(f"`{name}` cannot be {value}")
+
+
+def execute(
+    program: Program, options: Options = Options(), listener: Callable[[Event], None] | None = None, **more: Any
+) -> Iterator[Event]:
+    """Runs a program: its events, one by one; `listener` hears each first. `more` is what `Run` takes. Raises RunFailed."""
+    for event in Run(program, options, **more).events():
+        if listener is not None:
+            listener(event)
+        yield event
+
+
+class Run:
+    """One run. `inputs`: values of the pipeline's inputs, or functions of the tick; `folder`: where checkpoints go (none are written without)."""
+
+    def __init__(self, program: Program, options: Options = Options(), inputs: Mapping[str, Any] | None = None, folder: Path | None = None):
+        self.program, self.options, self.folder = program, options, folder
+        self.inputs = dict(inputs or {})
+        self.device = pick_device(options.device)
+        settings = program.phases[0].settings if program.phases else {}
+        default = "float32" if options.backend == "torch" else "float64"
+        self.precision = default if options.backend == "reference" else options.precision or settings.get("precision", default)
+        self.seed = options.seed if options.seed is not None else settings.get("seed", 0)
+        real = PRECISIONS[self.precision]
+        self.store = Store(self.device, real)
+        self.batches = Batches(program, self.device, real)
+        self.world = World(program, self.store, self.batches)
+        self.regions = Regions(options.backend, self.store.runners, self.device, real, options.compile)
+        self.clocks = Clocks()
+        self.watch = FiniteWatch()
+        self.learnt = Learnt()
+        self.held: dict[tuple[str, ...], Tensor] = {}
+        self.taken: dict[str, dict[str, Tensor]] = {}
+        self.stopping = False
+        self._available: dict[int, Region] = {}
+
+    def stop(self) -> None:
+        """Asks the run to end after the unit at hand; safe to call from a signal handler."""
+        self.stopping = True
+
+    def parameters(self, model: str) -> dict[str, Tensor]:
+        """A model's present tensors by leaf name; views that go on changing while the run does."""
+        return self.store.leaves(self.program.models[model])
+
+    # ---- the run
+
+    def events(self) -> Iterator[Event]:
+        began = time.perf_counter()
+        with deterministic(self.options.deterministic):
+            try:
+                plans = self._prepare()
+                yield self._started(plans)
+                for plan in plans:
+                    yield from self._phase(plan)
+                    if self.stopping:
+                        yield from self._stopped(began)
+                        return
+            except KeyboardInterrupt:
+                yield RunStopped(self.clocks.tick, False, time.perf_counter() - began)
+                return
+            yield RunFinished(self.clocks.tick, time.perf_counter() - began, dict(self.learnt.values))
+
+    def _prepare(self) -> list[PhasePlan]:
+        missing = [name for name in self.program.inputs if name not in self.inputs]
+        if missing:
+            raise RunFailed(f"the input `{missing[0]}` of `{self.program.name}` is not given")
+        self.clocks.seed = self.seed
+        self.store.build(self.program, self.seed, self._start)
+        self._dropping = any(dropout_of(part) for runner in self.store.runners.values() for part in runner.module.modules())
+        plans = [plan_phase(i, phase, self.options.steps, self.batches) for i, phase in enumerate(self.program.phases)]
+        self.clocks.plan((plan.phase, plan.count * plan.updates) for plan in plans)
+        return plans
+
+    def _start(self, plan: ModelPlan) -> Tensor:
+        assert plan.start is not None
+        return self._run(plan.start, plan.span)["start"]
+
+    def _started(self, plans: list[PhasePlan]) -> RunStarted:
+        program = self.program
+        models = {
+            name: {"parameters": plan.spec.size, "leaves": len(plan.spec.leaves), "axes": [axis.name for axis in plan.lifted]}
+            for name, plan in program.models.items()
+        }
+        flows = {a.flow: a.stages for plan in plans for a in plan.phase.actions if isinstance(a, Update)}
+        phases = tuple({"count": plan.count, "unit": plan.phase.unit, **plan.phase.settings} for plan in plans)
+        units = sum(plan.count for plan in plans)
+        return RunStarted(
+            SCHEMA, gradflow.__version__, program.name, program.source, self.options.backend, str(self.device), self.precision, self.seed, units,
+            models, flows, phases,
+        )  # fmt: skip
+
+    def _stopped(self, began: float) -> Iterator[Event]:
+        yield from self._checkpoint()
+        yield RunStopped(self.clocks.tick, True, time.perf_counter() - began)
+
+    # ---- a phase
+
+    def _phase(self, plan: PhasePlan) -> Iterator[Event]:
+        own = plan.phase.settings.get("seed", self.seed)
+        self.clocks.begin(self.options.seed if self.options.seed is not None else own, plan.count)
+        for runner in self.store.runners.values():
+            runner.micro = self.options.micro or plan.phase.settings.get("micro")
+        for update in plan.flows:
+            self.store.add_states(update)
+        for every in plan.periodic:
+            yield from self._report(plan, every, first=True)
+        for _ in range(plan.count):
+            if self.stopping:
+                return
+            self.clocks.t += 1
+            yield from self._unit(plan)
+
+    def _unit(self, plan: PhasePlan) -> Iterator[Event]:
+        began, tokens = time.perf_counter(), self.world.tokens
+        tally = Tally(plan.labels)
+        first = self.clocks.visit
+        for group in plan.groups:
+            self.clocks.visit = first
+            if isinstance(group, Draw | Hold):
+                self._hold(group)
+                continue
+            for number, cut in enumerate(self._cuts(plan, group)):
+                self.clocks.visit = first + number
+                self.batches.at(self.clocks.seed, self.clocks.visit)
+                for action in group:
+                    self._change(action, cut, tally)
+                if group is plan.last_group:
+                    for every in plan.due(self.clocks.t, number + 1):
+                        yield from self._report(plan, every)
+        self.clocks.visit = first + plan.updates
+        seconds = time.perf_counter() - began
+        drawn = self.world.tokens - tokens
+        amount, what = (drawn, "tokens") if drawn else (plan.rows * plan.updates, "samples")
+        loss, metrics = tally.totals()
+        clocks = self.clocks
+        yield UnitDone(
+            clocks.tick, plan.index, clocks.t, clocks.t_end, plan.phase.unit, loss, metrics, seconds,
+            amount / seconds if amount else None, what if amount else "",
+        )  # fmt: skip
+        for every in plan.due_after(clocks.t):
+            yield from self._report(plan, every)
+        clocks.tick += 1
+        for every in plan.periodic:
+            if every.periodic.checkpoint and plan.fired(every, clocks.t):
+                yield from self._checkpoint()
+                break
+
+    # ---- draws and updates
+
+    def _hold(self, action: Draw | Hold) -> None:
+        if isinstance(action, Hold):
+            for name, value in self._run(action.region).items():
+                self.held[tuple(name.split("/")[1:])] = value.clone()
+            return
+        record = self.world.call(action.call, self.clocks.seed, self.clocks.tick)
+        if not action.call.scalar:
+            self.held |= {(action.name, name): value for name, value in record.items()}
+
+    def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Tensor | None]:
+        """For each update of the unit the samples that it sees of what was drawn; None: all. What is taken once a rollout is taken here."""
+        for action in group:
+            if isinstance(action, Update) and action.rollout is not None:
+                results = self._run(action.rollout, action.span, action.flow)
+                self.taken[action.flow] = {name.split("/")[1]: value.clone() for name, value in results.items()}
+        if plan.minibatches == 1:
+            yield from [None] * plan.updates
+            return
+        samples = self._samples(group)
+        if samples < plan.minibatches:
+            raise RunFailed(f"{samples} samples cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
+        for epoch in range(plan.updates // plan.minibatches):
+            order = random.permutation(random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch), samples, torch).to(self.device)
+            for i in range(plan.minibatches):
+                yield order[i * samples // plan.minibatches : (i + 1) * samples // plan.minibatches]
+
+    def _samples(self, group: tuple[Update | Assign, ...]) -> int:
+        """How many samples were drawn."""
+        for action in group:
+            for source in self.regions.lowered(action.region, True, action.span).sources:
+                if source["kind"] == "held" and source.type.has("sample"):
+                    return self.held[source["path"]].shape[source.type.names.index("sample")]
+        return 0
+
+    def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
+        """One update of one flow, or one assignment to a model."""
+        flow = action.flow if isinstance(action, Update) else ""
+        lowered = self.regions.lowered(action.region, True, action.span)
+        with self._dropout(flow):
+            results = self.regions.run(lowered, self._reader(flow, cut, True), action.span)
+        kept = {name: value for name, value in results.items() if name.startswith(("param/", "state/"))}
+        if isinstance(action, Assign):
+            self.store.write(kept)
+            return
+        executed = "executed" not in results or bool(results["executed"])
+        loss = float(results["loss"]) if "loss" in results else None
+        if executed:
+            self.clocks.executed[flow] = self.clocks.executed.get(flow, 0) + 1
+            self.watch.check(action, self.clocks.executed[flow], loss, kept)
+        self.store.write(kept)
+        tally.add(flow, loss, {name: value for name, value in results.items() if name.startswith("report/")})
+
+    def _dropout(self, flow: str) -> AbstractContextManager[Any]:
+        return seeded(random.key(self.clocks.seed, "dropout", self.clocks.visit, flow), self.device) if self._dropping else nullcontext()
+
+    # ---- reading
+
+    def _run(self, region: Region, span: Span | None = None, flow: str = "") -> dict[str, Tensor]:
+        lowered: Lowered = self.regions.lowered(region, span=span) if span else self.regions.lowered(region)
+        return self.regions.run(lowered, self._reader(flow, None, False), *((span,) if span else ()))
+
+    def _reader(self, flow: str, cut: Tensor | None, updating: bool) -> Callable[[Node], Any]:
+        """Where the sources of a region have their values, for one evaluation."""
+
+        def read(source: Node) -> Any:
+            kind, path = source["kind"], source["path"]
+            if kind in ("param", "state"):
+                return self.store.read(kind, path)
+            if kind == "clock":
+                return self.clocks.read(path, updating)
+            if kind == "data":
+                return self.batches.read(path)
+            if kind == "input":
+                return self._input(path[0], source)
+            if kind == "world":
+                return self.world.records[path[0]][path[1]]
+            value = self.held[path] if kind == "held" else self.taken[flow][path[0]]
+            if cut is not None and source.type.has("sample"):
+                return value.index_select(source.type.names.index("sample"), cut)
+            return value
+
+        return read
+
+    def _input(self, name: str, source: Node) -> Tensor:
+        value = self.inputs[name]
+        value = value(self.clocks.tick) if callable(value) else value
+        return torch.as_tensor(value, dtype=dtype_of(source.type.base, self.store.real), device=self.device)
+
+    # ---- reports and checkpoints
+
+    def _report(self, plan: PhasePlan, every: Every, first: bool = False) -> Iterator[Event]:
+        """Evaluates an `every` block with the models as they are used, not trained (no dropout). `first`: what can be known before any draw."""
+        region = self._known(every.periodic.region) if first else every.periodic.region
+        if not region.results:
+            return
+        used = {source["path"][0] for source in region.sources() if source["kind"] == "world"}
+        modules = [runner.module for runner in self.store.runners.values()]
+        training = [module.training for module in modules]
+        for module in modules:
+            module.eval()
+        try:
+            for call in every.periodic.calls:
+                if call.id in used:
+                    self.world.call(call, self.clocks.seed, self.clocks.tick)
+            results = self._run(region, every.periodic.span)
+        finally:
+            for module, mode in zip(modules, training, strict=True):
+                module.train(mode)
+        values = {name: value.tolist() for name, value in results.items()}
+        self.learnt.add(values)
+        yield Report(self.clocks.tick, plan.index, self.clocks.t, plan.phase.unit, values)
+
+    def _known(self, region: Region) -> Region:
+        """The reports that do not wait for something to be drawn."""
+
+        def known(node: Node) -> bool:
+            return all(s["kind"] != "held" or s["path"] in self.held for s in Region((("", node),)).sources())
+
+        key = id(region)
+        if key not in self._available:
+            results = tuple((name, node) for name, node in region.results if known(node))
+            self._available[key] = region if len(results) == len(region.results) else Region(results, (), region.name)
+        return self._available[key]
+
+    def _checkpoint(self) -> Iterator[Event]:
+        if self.folder is None:
+            return
+        tensors = {f"param/{name}": value for name, value in self.store.params.items()}
+        tensors |= {f"state/{flow}/{key}": value for (flow, key), value in self.store.states.items()}
+        state = {"program": self.program.name, "seed": self.seed, "clocks": asdict(self.clocks), "learnt": self.learnt.values}
+        try:
+            path = write_checkpoint(self.folder, self.clocks.tick, tensors, state)
+        except OSError as error:
+            raise RunFailed(f"the checkpoint cannot be written: {error}") from error
+        yield CheckpointWritten(self.clocks.tick, str(path))
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by its name; `auto` is the accelerator if there is one. Raises RunFailed for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RunFailed(f"the device `{name}` cannot be used on this {platform.machine()} machine: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def dropout_of(part: torch.nn.Module) -> bool:
+    """Whether a part of a model draws at random while it trains."""
+    share = getattr(part, "p", 0) if isinstance(part, torch.nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0)
+    return isinstance(share, int | float) and share > 0
+
+
+@contextmanager
+def seeded(key: random.Key, device: torch.device) -> Iterator[None]:
+    """Torch's own generators seeded by a key inside, and outside as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(key[0] | key[1] << 32)
+        yield
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+__all__ = ["Options", "Phase", "Run", "execute"]
