@@ -34,7 +34,8 @@ def find_file(reference: str) -> tuple[Path, str | None]:
         return names[path], pipeline or None
     where = Source("<command line>", reference)
     fix = nearest(path, names) or "give the path of a .gflow file, or the name of a shipped spec: `gradflow list`"
-    raise GradflowError([Diagnostic("E0212", f"there is no file or shipped spec `{path}`", where.span(0, len(path)), fix=fix)])
+    why = "neither a path nor the name of a spec in the library"
+    raise GradflowError([Diagnostic("E0212", f"there is no file or shipped spec `{path}`", where.span(0, len(path)), why=why, fix=fix)])
 
 
 def load(reference: str) -> tuple[Module, str | None]:
@@ -47,7 +48,8 @@ def load(reference: str) -> tuple[Module, str | None]:
     except (OSError, UnicodeDecodeError) as error:
         where = Source("<command line>", reference)
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
-        raise GradflowError([Diagnostic("E0213", f"cannot read `{path}`", where.span(0, len(reference)), why=why)]) from None
+        fix = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "check the path and its permissions"
+        raise GradflowError([Diagnostic("E0213", f"cannot read `{path}`", where.span(0, len(reference)), why=why, fix=fix)]) from None
 
 
 def check_source(source: Source) -> list[Diagnostic]:
@@ -89,6 +91,7 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
     """The pipeline by name (the first of the file if none is named), its scope and its parameters. Follows aliases."""
     from gradflow.passes import values as v
     from gradflow.passes.calls import bind_parameters
+    from gradflow.passes.check import not_a_pipeline
     from gradflow.passes.expressions import Elaborator
 
     names = pipelines_of(module)
@@ -96,9 +99,10 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
     if not names:
         raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline", whole, why="definitions alone do not run", fix="add `pipeline name { .. }`")])
     if name is not None and name not in names:
-        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline `{name}`", whole, why="it has " + ", ".join(f"`{n}`" for n in names), fix=nearest(name, names))])
+        why = "it has " + ", ".join(f"`{n}`" for n in names)
+        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline `{name}`", whole, why=why, fix=nearest(name, names) or "name one of these")])
     definition, home = module.definitions[name or names[0]], module.scope()
-    e = Elaborator(report)
+    e = Elaborator(report, module.source.name)
     given = {**_overrides(overrides, definition, home), **{key: (None, value, home) for key, value in bind.items() if not key.startswith("#")}}
     bound: dict[str, Any] = {**bind_parameters(e, definition, home, given, {}, definition.name_span), **{k: x for k, x in bind.items() if k.startswith("#")}}
     while definition.value is not None:
@@ -107,7 +111,7 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
         scope.names["#definition"] = definition
         target = e.evaluate(definition.value, scope)
         if not isinstance(target, v.Pipeline):
-            raise GradflowError([Diagnostic("E0301", f"a pipeline is needed here, this is {v.kind_name(target)}", definition.value.span)])
+            raise not_a_pipeline(definition.value.span, target)
         definition, home, bound = target.definition, target.scope, dict(target.bound)
     return definition, home, bound, e
 
@@ -123,11 +127,13 @@ def _overrides(texts: Sequence[str], definition: s.Definition, home: Any) -> dic
         name, equals, value = text.partition("=")
         source = Source("<command line>", text)
         if not equals or not name.strip():
-            raise GradflowError([Diagnostic("E0215", f"`{text}` is no override", source.span(0, len(text)), fix="write `name=value`")])
+            why = "an override gives a parameter of the pipeline another value"
+            raise GradflowError([Diagnostic("E0215", f"`{text}` is no override", source.span(0, len(text)), why=why, fix="write `name=value`")])
         name = name.strip()
         if name not in names:
             why = "it has " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
-            raise GradflowError([Diagnostic("E0404", f"`{definition.name}` has no parameter `{name}`", source.span(0, len(name)), why=why, fix=nearest(name, names))])
+            fix = nearest(name, names) or (f"`-p {names[0]}=..`, say" if names else f"declare it: `pipeline {definition.name}({name}: .. = ..) {{`")
+            raise GradflowError([Diagnostic("E0404", f"`{definition.name}` has no parameter `{name}`", source.span(0, len(name)), why=why, fix=fix)])
         offset = len(text) - len(value)
         padded = Source("<command line>", " " * offset + value)
         tree = parse_expression(padded)

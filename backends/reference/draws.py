@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
-from gradflow.backends.reference.operations import DTYPES, Array, align, sizes_of
+from gradflow.backends.reference.operations import DTYPES, Array, align, common_sizes, sizes_of
 
 from gradflow.graph.graph import Node
 from gradflow.runtime import random
@@ -32,8 +32,7 @@ Named = tuple[Array, tuple[str, ...]]
 def evaluate(node: Node, seed: Array, tick: Array, *arrays: Array) -> Array:
     """The value of a `draw` node, dimensions in the order of its type."""
     inputs = [(array, below.type.names) for array, below in zip(arrays, node.inputs[2:], strict=True)]
-    known = {name: size for array, names in inputs for name, size in zip(names, array.shape, strict=True)}
-    shape = sizes_of(node, known)
+    shape = sizes_of(node, common_sizes(node, (seed, tick, *arrays)))
     make = random.normal if node["dist"] == "normal" else random.uniform
     base = keyed(node, seed, tick, shape, make)
     return numpy.asarray(DISTRIBUTIONS[node["dist"]](node, base, inputs, dict(node.get("options", ()))))

@@ -5,8 +5,8 @@ already put a size on every axis of the type that the run knows; a `None` that i
 Random draws, linear algebra, loops, lazy choice and models are elsewhere (`draws.py`, `linalg.py`, `interpreter.py`).
 
 Decided here, where the written contract leaves room: extremes over nothing are the neutral element (-inf, +inf, for ints the outermost
-int); gather and scatter take indices from -n to n - 1, negative ones from the end, segments only 0 to n - 1; the sign of NaN is 0; whole
-numbers modulo 0 are 0, a whole number to a negative power is an error; a non-finite number made whole is undefined; in an order NaN is last.
+int); gather and scatter take indices from -n to n - 1, negative ones from the end, segments only 0 to n - 1; the sign of NaN is 0; a whole
+number modulo 0 is 0; a non-finite number made whole is undefined; in an order NaN is last.
 
 Axes: names are free; a dimension of size 1 never stretches to meet a longer one of the same name.
 """
@@ -180,12 +180,17 @@ def one_hot(node: Node, index: Array) -> Array:
 # ---- reductions
 
 
+def plain(x: Array, dtype: Any) -> Array:
+    """The array laid out in the order of its axes: numpy sums in the order of memory, and that must not change a result."""
+    return numpy.ascontiguousarray(x, dtype).reshape(x.shape)
+
+
 def reduction(node: Node, x: Array) -> Array:
     function, neutral = REDUCERS[node.op]
     over = dims(node.inputs[0].type.names, node["over"])
     if node.op in ("any", "all"):
         return numpy.asarray(function(x, axis=over))
-    x = x.astype(DTYPES[node.type.base], copy=False)
+    x = plain(x, DTYPES[node.type.base])
     start = neutral if node.op in ("sum", "prod") else extreme(x.dtype, neutral)
     return numpy.asarray(function(x, axis=over, initial=start))
 
@@ -218,7 +223,7 @@ def dot(node: Node, a: Array, b: Array) -> Array:
     common_sizes(node, (a, b))
     names = {name: place for place, name in enumerate(dict.fromkeys((*node.inputs[0].type.names, *node.inputs[1].type.names)))}
     left, right = ([names[name] for name in n.type.names] for n in node.inputs)
-    a, b = a.astype(numpy.float64, copy=False), b.astype(numpy.float64, copy=False)
+    a, b = plain(a, numpy.float64), plain(b, numpy.float64)
     return numpy.asarray(numpy.einsum(a, left, b, right, [names[name] for name in node.type.names], optimize=True))
 
 
@@ -299,6 +304,8 @@ def rank(node: Node, x: Array) -> Array:
 def top(node: Node, x: Array) -> Array:
     names, over = node.inputs[0].type.names, node["over"]
     place = names.index(over)
+    if node["count"] > x.shape[place] and node.type.axis(node["named"]).size == node["count"]:
+        raise ValueError(f"the {node['count']} largest were asked for, axis `{over}` has {x.shape[place]} entries")
     order = numpy.moveaxis(_order(x, place, node.get("descending", True)), place, -1)[..., : node["count"]]
     return align(order, (*(name for name in names if name != over), node["named"]), node.type.names)
 
@@ -313,7 +320,7 @@ def leaf(node: Node, flat: Array) -> Array:
     shape = sizes_of(node, dict(zip(names, flat.shape, strict=True)))
     own = shape[len(lifted) :]
     size = int(numpy.prod(own, dtype=numpy.int64))
-    return moved[..., node["offset"] : node["offset"] + size].reshape(*moved.shape[:-1], *own)
+    return moved[..., node["offset"] : node["offset"] + size].reshape((*moved.shape[:-1], *own))
 
 
 def pack(node: Node, *leaves: Array) -> Array:

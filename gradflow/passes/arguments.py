@@ -9,10 +9,11 @@ from typing import Any
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake, nearest
+from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head, listed, suggestion
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,17 @@ class Arguments:
         free = "*" in function.names
         for name, arg in self.named.items():
             if not free and name not in function.names:
-                raise mistake("E0404", arg.span, f"`{function.name}` has no option `{name}`", why=function.signature, fix=nearest(name, function.names))
+                place = head(arg.span, name)
+                raise mistake(
+                    "E0404", place, f"`{function.name}` has no option `{name}`", why=f"it is `{function.signature}`",
+                    **suggestion(place, name, function.names, "remove it" if not function.names else f"its options are {listed(function.names)}"),
+                )  # fmt: skip
         if len(self.places) < least or (most is not None and len(self.places) > most):
             wanted = str(least) if least == most else f"{least} to {most}" if most is not None else f"at least {least}"
-            raise mistake("E0401", call.span, f"`{function.name}` takes {wanted} value{'s' * (wanted != '1')}, {len(self.places)} given", why=function.signature)
+            raise mistake(
+                "E0401", call.span, f"`{function.name}` takes {wanted} value{'s' * (wanted != '1')}, {len(self.places)} given",
+                why=f"it is `{function.signature}`", fix="add what is missing" if len(self.places) < least else "remove what is too much, or name the option that it is",
+            )  # fmt: skip
 
     def raw(self, place: int) -> Any:
         return self.e.evaluate(self.places[place].value, self.scope)
@@ -66,7 +74,10 @@ class Arguments:
     def number(self, name: str, default: Any) -> Any:
         value = self.option(name, default)
         if isinstance(value, Node):
-            raise mistake("E0311", self.named[name].span, f"`{name}` must be known when the spec is compiled")
+            raise mistake(
+                "E0311", self.named[name].span, f"`{name}` must be known when the spec is compiled", why=f"this is {v.kind_name(value)}, which is known only when it runs",
+                fix="give a number, or a parameter",
+            )  # fmt: skip
         return value
 
     def condition(self) -> Any:
@@ -87,8 +98,11 @@ class Arguments:
             names = self.expanded(self.e.axis_names(arg.value, self.scope))
             for name in names:
                 if name not in present and name not in self.scope.axes:
-                    shown = ", ".join(f"`{n}`" for n in present) or "none"
-                    raise mistake("E0303", arg.value.span, f"there is no axis `{name}` to reduce here", why=f"the axes are {shown}", fix=nearest(name, present))
+                    place = next((part.span for part in s.walk(arg.value) if isinstance(part, s.Name) and part.id == name), arg.value.span)
+                    raise mistake(
+                        "E0303", place, f"there is no axis `{name}` to reduce here", why=f"the axes are {listed(present)}" if present else "the value is a single number",
+                        **suggestion(place, name, present, "name one of them" if present else "leave the reduction out"),
+                    )  # fmt: skip
             return names
         if not self.scope.axes:
             return tuple(name for name in present if name != "node")
@@ -139,7 +153,7 @@ def _dotted(tree: s.Expr) -> str:
         return tree.id
     if isinstance(tree, s.Field):
         return f"{_dotted(tree.value)}.{tree.name}"
-    raise mistake("E0306", tree.span, "an axis name is needed here")
+    raise mistake("E0306", tree.span, "an axis name is needed here", why="an axis list is `[row, col]`, or with sizes `[row: 4, col: n]`", fix="name the axis")
 
 
 def is_axis(e: Elaborator, tree: s.Expr, scope: Scope) -> str | None:

@@ -11,11 +11,12 @@ from typing import Any
 from gradflow.graph.graph import Node, Region, depends
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake, nearest
+from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.passes.calls import bind_parameters, declared_axes
+from gradflow.passes.calls import bind_parameters, declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS, Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head, suggestion
 
 
 def is_live(node: Node) -> bool:
@@ -23,8 +24,26 @@ def is_live(node: Node) -> bool:
     return node.op in ("model", "model_vjp") or (node.op == "source" and node["kind"] == "param")
 
 
+def unpacked(statement: s.Bind, value: Any) -> list[Any]:
+    """The values that the names on the left are bound to."""
+    count = len(statement.targets)
+    if count == 1:
+        return [value]
+    if isinstance(value, v.Record) and len(value.fields) == count:
+        return list(value.fields.values())
+    if isinstance(value, tuple | list) and len(value) == count:
+        return list(value)
+    found = len(value.fields) if isinstance(value, v.Record) else len(value) if isinstance(value, tuple | list) else 1
+    raise mistake(
+        "E0502", statement.span, f"{count} names on the left, {v.kind_name(value)} on the right", why=f"the right side has {found} value{'s' * (found != 1)}",
+        fix="give as many names as there are values",
+    )  # fmt: skip
+
+
 class Body:
     """Runs statements. `returned` is the value of `return`, with the condition under which it happens."""
+
+    holds = "holds formulas, draws, `when`, `repeat`, `report` and what it results in (`return` or `minimize`)"
 
     def __init__(self, e: Elaborator, scope: Scope, name: str, objective: bool = False):
         self.e = e
@@ -49,7 +68,10 @@ class Body:
         from gradflow.passes.words import statement_word
 
         word = statement_word(statement)
-        raise mistake("E0501", statement.span, f"`{word}` has no place in the body of {self.name}", why="or its family is not built yet: it parses and formats")
+        raise mistake(
+            "E0501", head(statement.span, word), f"`{word}` has no place in the body of {self.name}", why=f"{self.name} {self.holds}, and nothing else that this version can run",
+            fix="move it to the definition that it belongs to, or remove it",
+        )  # fmt: skip
 
     # ---- statements
 
@@ -64,7 +86,7 @@ class Body:
             value = self.draw(statement, scope)
         else:
             value = self.e.evaluate(statement.value, scope)
-        values = self.unpack(statement, value)
+        values = unpacked(statement, value)
         for target, one in zip(statement.targets, values, strict=True):
             if statement.op == "<-":
                 self.assign(target, one, scope, statement)
@@ -76,22 +98,15 @@ class Body:
 
         return drawn(self.e, statement, scope)
 
-    def unpack(self, statement: s.Bind, value: Any) -> list[Any]:
-        count = len(statement.targets)
-        if count == 1:
-            return [value]
-        if isinstance(value, v.Record) and len(value.fields) == count:
-            return list(value.fields.values())
-        if isinstance(value, tuple | list) and len(value) == count:
-            return list(value)
-        raise mistake("E0502", statement.span, f"{count} names on the left, {v.kind_name(value)} on the right")
-
     def bind(self, target: s.Target, value: Any, scope: Scope) -> None:
         name = target.name
         if target.index or "." in name:
-            raise mistake("E0503", target.span, "a formula binds a plain name", fix="use `<-` to assign to part of a state")
+            raise mistake(
+                "E0503", target.span, "a formula binds a plain name", why="`=` and `~` make a new name; they do not change part of a value",
+                fix="choose by position instead: `where(position(axis) == i, new, x)`",
+            )  # fmt: skip
         if name in scope.names and not name.startswith("#") and scope.names[name] is not value and self.once(name, scope):
-            raise mistake("E0504", target.span, f"`{name}` is bound twice", why="`=` and `~` bind a fresh name", fix=f"use `{name} <- ..` if it is state, or another name")
+            raise mistake("E0504", head(target.span, name), f"`{name}` is bound twice", why="`=` and `~` bind a fresh name", fix=f"use `{name} <- ..` if it is state, or another name")
         if isinstance(value, Node):
             if value.type.target is not None and not any(m is value for m in scope.maps):
                 scope.maps.append(value)
@@ -104,10 +119,14 @@ class Body:
 
     def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
         if target.index:
-            raise mistake("E0505", target.span, "only states can be assigned in part")
+            raise mistake(
+                "E0505", target.span, "only states can be assigned in part", why=f"`{target.name}` is no state", fix="assign the whole: `x <- where(position(axis) == i, new, x)`"
+            )
         if not scope.assign(target.name, value):
-            close = nearest(target.name, scope.locals())
-            raise mistake("E0506", target.span, f"nothing called `{target.name}` can be assigned here", why="`<-` assigns to state, `param` or a loop's `with` name", fix=close)
+            raise mistake(
+                "E0506", target.span, f"nothing called `{target.name}` can be assigned here", why="`<-` assigns to state, `param` or a loop's `with` name",
+                **suggestion(target.span, target.name, scope.locals(), f"declare it: `state {target.name} = 0`, or bind it with `=`"),
+            )  # fmt: skip
 
     def do_return(self, statement: s.Return, scope: Scope) -> None:
         self.returned = self.e.evaluate(statement.value, scope)
@@ -125,7 +144,9 @@ class Body:
         check_requirement(self.e, statement, scope)
 
     def do_gives(self, statement: s.Gives, scope: Scope) -> None:
-        pass
+        from gradflow.passes.properties import check_given
+
+        check_given(self.e, statement, scope)
 
     # ---- when
 
@@ -170,7 +191,7 @@ class Body:
 
     def do_repeat(self, statement: s.Repeat, scope: Scope) -> None:
         if statement.until is not None or statement.axis is None:
-            raise mistake("E0901", statement.span, "`repeat .. until` cannot run yet", why="it parses and formats; the family that needs it is not built")
+            raise unbuilt(head(statement.span, "repeat"), "`repeat .. until` cannot run yet", "give a number of passes: `repeat pass: 10 { .. }`")
         inner = scope.child()
         for start in statement.values:
             inner.names[start.name] = self.e.evaluate(start.value, scope)
@@ -178,12 +199,18 @@ class Body:
         if statement.axis.size is not None:
             count = self.e.evaluate(statement.axis.size, scope)
             if not isinstance(count, int):
-                raise mistake("E0507", statement.axis.span, "the number of passes must be known when the spec is compiled")
+                raise mistake(
+                    "E0507", statement.axis.size.span, "the number of passes must be a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(count)}",
+                    fix="give a number or an `int` parameter; to run along data, name its axis alone: `repeat token { .. }`",
+                )  # fmt: skip
             self.unroll(statement, inner, scope, name, count)
         elif name in scope.axes:
             self.scan(statement, inner, scope, name)
         else:
-            raise mistake("E0303", statement.axis.span, f"no value here has an axis `{name}`", fix=f"give a number of passes: `repeat {name}: 10 {{ .. }}`")
+            raise mistake(
+                "E0303", statement.axis.span, f"no value here has an axis `{name}`", why="a loop over an axis runs along values that have it",
+                **suggestion(statement.axis.span, name, scope.axes, f"give a number of passes: `repeat {name}: 10 {{ .. }}`"),
+            )  # fmt: skip
         for start in statement.values:
             scope.names[start.name] = inner.names[start.name]
 
@@ -219,9 +246,10 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     scope.names["#definition"] = definition
     renamed: dict[str, str] = {}
     for param in definition.params:
-        option = param.type.options[0] if param.type is not None and len(param.type.options) == 1 else None
-        if option is not None and option.axes is not None and param.name in function.bound:
-            scope.names[param.name] = bind_axes(e, function.bound[param.name], option.axes, scope, renamed, span)
+        axes = next((option.axes for option in param.type.options if option.axes is not None), None) if param.type is not None else None
+        value = function.bound.get(param.name, v.NONE)
+        if axes is not None and value is not v.NONE and not isinstance(value, str):
+            scope.names[param.name] = bind_axes(e, value, axes, scope, renamed, span)
     objective = definition.kind == "objective"
     body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
     lookup = e.records[-1] if e.records else {}
@@ -230,6 +258,7 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     try:
         for statement in function.inputs:
             bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)
+        scope.axes.update({name: Axis(name, 1) for name in idle_axes(e, scope)})
         if objective:
             e.records[-1].update({n: scope.names[n] for i in function.inputs for n in i.names if not isinstance(scope.names[n], v.Missing)})
         body.run(definition.body or ())
@@ -238,15 +267,21 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     return finish(e, body, definition, renamed, span)
 
 
+def idle_axes(e: Elaborator, scope: Scope) -> list[str]:
+    """Axes that inputs declare and no value has: whatever lacks such an axis is a single entry of it."""
+    pointed = {m.type.target.name for m in scope.maps}
+    return [name for name, axis in scope.axes.items() if axis.size is None and name not in pointed and e.holder(name, scope) is None]
+
+
 def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[str, str], span: Any) -> Any:
     back = {inner: outer for outer, inner in renamed.items() if inner != outer}
     if definition.kind == "objective":
         if body.loss is None:
-            raise mistake("E0508", definition.name_span, f"`{definition.name}` minimizes nothing", fix="end it with `minimize ..`")
+            raise mistake("E0508", definition.name_span, f"`{definition.name}` minimizes nothing", why="an objective says what is made small", fix="end it with `minimize ..`")
         fields = {name: unrenamed(e, value, back) for name, value in body.reports.items()}
         return v.Record(fields, definition.name, unrenamed(e, body.loss, back))
     if body.returned is None:
-        raise mistake("E0509", definition.name_span, f"`{definition.name}` returns nothing", fix="end it with `return ..`")
+        raise mistake("E0509", definition.name_span, f"`{definition.name}` returns nothing", why="a function is what it returns", fix="end it with `return ..`")
     if isinstance(body.returned, v.Record):
         return v.Record({n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, definition.name, body.returned.value)
     return unrenamed(e, body.returned, back)
@@ -261,8 +296,8 @@ def bind_input(
 ) -> None:
     option = statement.type.options[0]
     for name in statement.names:
-        given = name in supplied or name in lookup
         value = supplied.get(name, lookup.get(name))
+        given = value is not None and not isinstance(value, v.Missing)
         if option.axes is not None:
             for item in option.axes.items:
                 if item.size is None:
@@ -274,7 +309,7 @@ def bind_input(
             if isinstance(value, Node) and body.objective:
                 e.remember(value)
         elif not given:
-            scope.names[name] = v.Missing(name, definition.name, span)
+            scope.names[name] = value or v.Missing(name, definition.name, span)
             continue
         if isinstance(value, v.Record) and value.value is not None:
             value = value.value
@@ -316,7 +351,10 @@ def bind_axes(e: Elaborator, value: Any, axes: s.Axes, scope: Scope, renamed: di
 
 def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], scope: Scope, span: Any) -> Node:
     if value.type.base != "int":
-        raise mistake("E0310", span, f"an index map `[.. -> {target}]` is needed, this is {v.kind_name(value)}")
+        raise mistake(
+            "E0310", span, f"an index map `[.. -> {target}]` is needed, this is {v.kind_name(value)}", why="a map says for each entry which group it is in, by number",
+            fix="pass the field that says so, such as `samples.group`",
+        )  # fmt: skip
     current = value.type.target
     if current is None:
         value = e.ops.make("rename", (value,), Type("int", value.type.axes, Axis(target, None)))

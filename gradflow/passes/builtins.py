@@ -13,11 +13,13 @@ from typing import Any
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
+from gradflow.language.diagnostics import Label, mistake
+from gradflow.language.source import Span
 from gradflow.passes import values as v
 from gradflow.passes.arguments import Arguments, BuiltinFunction, is_axis
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head, listed, suggestion
 
 BUILTINS: dict[str, BuiltinFunction] = {}
 Handler = Callable[[Arguments], Any]
@@ -71,10 +73,18 @@ def mod(a: Arguments) -> Any:
     return a.e.ops.elementwise("mod", *a.aligned(a.tensor(0), a.tensor(1)))
 
 
-@builtin("clip(x, low, high)", "x held between two bounds; the gradient is 0 outside of them.", "elementwise", 3, 3)
+@builtin("clip(x, low, high)", "x held between two bounds; the gradient is 0 outside of them, and x's own on them.", "elementwise", 3, 3)
 def clip(a: Arguments) -> Any:
     x, low, high = a.aligned(a.tensor(0), a.tensor(1), a.tensor(2))
-    return a.e.ops.elementwise("minimum", a.e.ops.elementwise("maximum", x, low), high)
+    return held(a.e, "minimum", held(a.e, "maximum", x, low), high)
+
+
+def held(e: Elaborator, op: str, x: Any, bound: Any) -> Any:
+    """minimum or maximum, but where both are equal it is x: there the two of `elementwise` share the gradient half and half."""
+    value = e.ops.elementwise(op, x, bound)
+    if value is x or not isinstance(value, Node):
+        return value
+    return e.ops.where(e.ops.elementwise("gt" if op == "minimum" else "lt", x, bound), bound, x)
 
 
 @builtin("where(condition, a, b)", "a where the condition holds, else b, element by element; what is not taken reaches neither value nor gradient.", "choice", 3, 3)
@@ -91,12 +101,15 @@ def case(a: Arguments) -> Any:
     key = {True: "true", False: "false"}.get(option, option) if isinstance(option, bool) else option
     key = "none" if key is v.NONE else key
     if not isinstance(key, str):
-        raise mistake("E0311", a.places[0].span, "`case` needs an option that is known when the spec is compiled", fix="use `where` to choose by value")
+        raise mistake(
+            "E0311", a.places[0].span, "`case` needs an option that is known when the spec is compiled", why=f"this is {v.kind_name(option)}",
+            fix="use `where(condition, a, b)` to choose by value",
+        )  # fmt: skip
     if key in a.named:
         return a.e.evaluate(a.named[key].value, a.scope)
     if "else" in a.named:
         return a.e.evaluate(a.named["else"].value, a.scope)
-    raise mistake("E0405", a.call.span, f"this `case` says nothing for `{key}`", why="it knows " + ", ".join(f"`{n}`" for n in a.named), fix=f"add `{key}: ..`")
+    raise mistake("E0405", a.call.span, f"this `case` says nothing for `{key}`", why=f"it knows {listed(a.named) or 'no word'}", fix=f"add `{key}: ..`")
 
 
 BUILTINS["case"] = BuiltinFunction("case", BUILTINS["case"].signature, BUILTINS["case"].doc, ("*",), BUILTINS["case"].handler, "choice")
@@ -110,7 +123,10 @@ def grouped(a: Arguments, op: str, x: Any) -> Node:
     e = a.e
     index = e.tensor(a.option("by"))
     if not isinstance(index, Node) or index.type.target is None:
-        raise mistake("E0310", a.named["by"].span, "`by:` needs an index map", why="a map `[sample -> prompt]` says which group each entry is in")
+        raise mistake(
+            "E0310", a.named["by"].span, f"`by:` needs an index map, this is {v.kind_name(index)}", why="a map `[sample -> prompt]` says which group each entry is in",
+            fix="pass a map such as `by: group`; to reduce an axis, use `over:`",
+        )  # fmt: skip
     mask = a.condition()
     empty = {"sum": 0, "max": -math.inf, "min": math.inf}[op]
     if mask is not None:
@@ -139,7 +155,9 @@ def length(a: Arguments, name: str) -> Any:
         return a.e.axis_length(name, a.scope, a.call)
     holder = a.e.holder(name, a.scope)
     if holder is None:
-        raise mistake("E0303", a.call.span, f"the size of axis `{name}` is not known here")
+        raise mistake(
+            "E0303", a.call.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis", fix="read it off a value: `size(x, over: axis)`"
+        )
     return a.e.ops.axis_size(name, holder)
 
 
@@ -333,10 +351,15 @@ def argmin(a: Arguments) -> Any:
     return a.e.ops.arg_reduce("argmin", x, _one_axis(a, x))
 
 
+def one_of(x: Any) -> str:
+    names = x.type.names if isinstance(x, Node) else ()
+    return f"name it: `over: {names[-1]}`" if names else "give it a value that has an axis"
+
+
 def _one_axis(a: Arguments, x: Node) -> str:
     names = [n for n in a.over(x) if x.type.has(n)]
     if len(names) != 1:
-        raise mistake("E0308", a.call.span, f"`{a.function.name}` works along one axis", why=f"the value has {v.kind_name(x)}", fix="name it with `over:`")
+        raise mistake("E0308", a.call.span, f"`{a.function.name}` works along one axis", why=f"the operand is {v.kind_name(x)}", fix=one_of(x))
     return names[0]
 
 
@@ -360,7 +383,7 @@ def last(a: Arguments) -> Any:
 def position(a: Arguments) -> Any:
     axis = is_axis(a.e, a.places[0].value, a.scope)
     if axis is None:
-        raise mistake("E0306", a.places[0].span, "an axis name is needed here")
+        raise mistake("E0306", a.places[0].span, "an axis name is needed here", why="positions are counted along an axis in scope", fix="`position(token)`")
     return a.e.ops.range(a.scope.axes.get(axis, Axis(axis)), a.e.holder(axis, a.scope))
 
 
@@ -368,7 +391,7 @@ def position(a: Arguments) -> Any:
 def range_(a: Arguments) -> Any:
     axes = a.axis_list(a.places[0])
     if len(axes) != 1:
-        raise mistake("E0308", a.call.span, "`range` runs along one axis")
+        raise mistake("E0308", a.call.span, "`range` runs along one axis", why=f"{len(axes)} are named here", fix="name one, with its size if it is new: `range([row: 4])`")
     return a.e.ops.range(axes[0], a.e.holder(axes[0].name, a.scope))
 
 
@@ -384,7 +407,9 @@ def one_hot(a: Arguments) -> Any:
     elif target is not None:
         axis = target
     else:
-        raise mistake("E0308", a.call.span, "which axis is this one-hot along?", fix="name it with `over:`")
+        raise mistake(
+            "E0308", a.call.span, "which axis is this one-hot along?", why=f"{v.kind_name(index)} does not say what it points into", fix="name it with `over:`"
+        )
     if axis.size is None:
         size_ = length(a, axis.name)
         if isinstance(size_, int):
@@ -400,13 +425,30 @@ def rename(a: Arguments) -> Any:
     names: dict[str, str] = {}
     for old, arg in a.named.items():
         if not isinstance(arg.value, s.Name):
-            raise mistake("E0306", arg.value.span, "an axis name is needed here")
+            raise mistake("E0306", arg.value.span, "an axis name is needed here", why="`rename(x, row: other)` calls the axis `row` of x `other`", fix="give a plain name")
         if not x.type.has(old) and not (x.type.target is not None and x.type.target.name == old):
-            raise mistake("E0303", arg.span, f"{v.kind_name(x)} has no axis `{old}`")
+            place = head(arg.span, old)
+            raise mistake(
+                "E0303", place, f"{v.kind_name(x)} has no axis `{old}`", why="`rename(x, row: other)` calls the axis `row` of x `other`",
+                **suggestion(place, old, x.type.names, f"name one of its axes: {listed(x.type.names)}"),
+            )  # fmt: skip
         names[old] = arg.value.id
         axis = next((ax for ax in (*x.type.axes, *([x.type.target] if x.type.target else [])) if ax.name == old), Axis(old))
         a.scope.axes.setdefault(arg.value.id, Axis(arg.value.id, axis.size))
     return a.e.ops.rename(x, names)
+
+
+@builtin("arrange(x, axes)", "The same value with its axes in this order: `arrange(x, [r, col])`; axes not named stay in front.", "axes", 2, 2)
+def arrange(a: Arguments) -> Any:
+    x = a.node(0)
+    names = a.e.axis_names(a.places[1].value, a.scope)
+    for name in names:
+        if not x.type.has(name):
+            raise mistake(
+                "E0303", a.places[1].span, f"{v.kind_name(x)} has no axis `{name}`", why="`arrange` puts axes of its first value in order",
+                **suggestion(a.places[1].span, name, x.type.names, f"name axes that it has: {listed(x.type.names)}"),
+            )  # fmt: skip
+    return a.e.ops.transpose(x, [*(n for n in x.type.names if n not in names), *names])
 
 
 @builtin("dot(x, y, over: axes)", "The sum of products over the axes; other common axes are matched by name.", "linear algebra", 2, 2)
@@ -416,7 +458,10 @@ def dot(a: Arguments) -> Any:
     shared = [n for n in over if x.type.has(n) and y.type.has(n)]
     if len(shared) != len(over):
         missing = next(n for n in over if n not in shared)
-        raise mistake("E0303", a.call.span, f"axis `{missing}` is not on both sides of the product", why=f"{v.kind_name(x)} and {v.kind_name(y)}")
+        raise mistake(
+            "E0303", a.call.span, f"axis `{missing}` is not on both sides of the product", why=f"the sides are {v.kind_name(x)} and {v.kind_name(y)}",
+            fix="sum over an axis that both have, or `rename` one so that they do",
+        )  # fmt: skip
     x, y = (a.e.ops.constant(a.e.ops.where(n, 1.0, 0.0)) if n.type.base == "bool" else n for n in (x, y))
     return a.e.ops.dot(x, y, over)
 
@@ -443,7 +488,10 @@ def top(a: Arguments) -> Any:
     x = a.node(0)
     number = a.raw(1)
     if not isinstance(number, int):
-        raise mistake("E0311", a.places[1].span, "how many must be known when the spec is compiled")
+        raise mistake(
+            "E0311", a.places[1].span, "how many must be a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(number)}",
+            fix="give a number or an `int` parameter; to keep a share of a changing number, compare `rank(..)` with it",
+        )  # fmt: skip
     axis = _one_axis(a, x)
     named = a.e.axis_names(a.named["named"].value, a.scope)[0] if a.has("named") else f"top_{axis}"
     return a.e.ops.top(x, number, axis, named)
@@ -473,7 +521,10 @@ def log_softmax(a: Arguments) -> Any:
 def cross_entropy(a: Arguments) -> Any:
     x, label = a.node(0), a.node(1)
     if label.type.target is None:
-        raise mistake("E0310", a.places[1].span, "labels must be an index map", why="`[sample -> class]` says which class each sample has")
+        raise mistake(
+            "E0310", a.places[1].span, f"labels must be an index map, this is {v.kind_name(label)}", why="`[sample -> class]` says which class each sample has",
+            fix="pass the labels second: `cross_entropy(net(train.x), train.y)`",
+        )  # fmt: skip
     axis = a.over(x)[0] if a.has("over") else label.type.target.name
     if not x.type.has(axis):
         raise mistake("E0303", a.places[0].span, f"the logits have no axis `{axis}`", why=f"they are {v.kind_name(x)}", fix=f"the model's output axis must be `{axis}`")
@@ -493,7 +544,10 @@ def squared_error(a: Arguments) -> Any:
 def accuracy(a: Arguments) -> Any:
     x, label = a.node(0), a.node(1)
     if label.type.target is None or not x.type.has(label.type.target.name):
-        raise mistake("E0310", a.places[1].span, "labels must be an index map into an axis of the logits", why=f"the logits are {v.kind_name(x)}")
+        raise mistake(
+            "E0310", a.places[1].span, "labels must be an index map into an axis of the logits", why=f"the labels are {v.kind_name(label)}, the logits {v.kind_name(x)}",
+            fix="`accuracy(net(test.x), test.y)`",
+        )  # fmt: skip
     best = a.e.ops.arg_reduce("argmax", x, label.type.target.name)
     same = a.e.ops.constant(a.e.ops.elementwise("eq", best, label))
     return averaged(a, same, None, tuple(n for n in same.type.names if n != "node"))
@@ -503,15 +557,29 @@ def accuracy(a: Arguments) -> Any:
 
 
 @builtin("gradient(value, of: x)", "The derivative of a value (summed over its axes) with respect to x.", "derivatives")
-def gradient(a: Arguments) -> Any:
-    from gradflow.passes.differentiate import gradient as differentiate
-
+def gradient_of(a: Arguments) -> Any:
     value, of = a.tensor(0), a.e.tensor(a.option("of"), a.call)
     if not isinstance(of, Node):
-        raise mistake("E0406", a.call.span, "`gradient` needs a value that varies: `of: x`")
+        raise mistake(
+            "E0406", a.call.span, f"`gradient` needs a value that varies, {'this is ' + v.kind_name(of) if a.has('of') else 'none is given'}",
+            why="it is the derivative with respect to `of:`", fix="`gradient(value, of: x)`",
+        )  # fmt: skip
     if not isinstance(value, Node):
         return a.e.ops.expand(0.0, of.type.axes)
-    return differentiate(a.e.ops, value, [of])[0]
+    return derivative(a.e, value, of, a.call.span)
+
+
+def derivative(e: Elaborator, value: Node, of: Node, span: Span) -> Node:
+    """The derivative of a value, summed over its axes; what has none is a mistake of whoever asked, at `span`."""
+    from gradflow.passes.differentiate import NotDifferentiable, gradient
+
+    try:
+        return gradient(e.ops, value, [of])[0]
+    except NotDifferentiable as error:
+        raise mistake(
+            "E0527", span, f"the derivative of this runs through {error.what}, which has none here", secondary=(Label(error.span, "this has no derivative"),),
+            why="every operation between a loss and its parameters must have a derivative", fix="hold it constant with `stop(..)`, or write it another way",
+        ) from None  # fmt: skip
 
 
 def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options: Any) -> Node:

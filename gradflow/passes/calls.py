@@ -11,11 +11,12 @@ from typing import Any
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake, nearest
+from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.parameters import argument, check_domain
 from gradflow.passes.scope import Module, Scope
+from gradflow.passes.suggestions import head, listed, suggestion
 
 STAGE_DEFINITIONS = ("estimator", "projection", "exchange", "update")
 
@@ -97,7 +98,24 @@ def call(e: Elaborator, node: s.Call, scope: Scope) -> Any:
     frame_call = getattr(callee, "call", None)
     if frame_call is not None:
         return frame_call(e, node, scope)
-    raise mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called")
+    raise _not_callable(node, callee, scope)
+
+
+def _not_callable(node: s.Call, callee: Any, scope: Scope) -> Exception:
+    hidden = isinstance(node.callee, s.Name) and scope.local(node.callee.id)[0] and _hides_function(node.callee.id, scope)
+    if hidden:
+        why, fix = f"the name `{node.callee.id}` hides the function of that name here", "give the local value another name"  # type: ignore[union-attr]
+    elif isinstance(callee, v.STAGES):
+        why, fix = "a stage acts on what flows; only inside another stage is it called, on a gradient", "put it in a `flow` line, between `->`"
+    else:
+        why, fix = "only functions, stages and models are called", "to multiply, write `*`; to take an entry, `x[..]`"
+    return mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why=why, fix=fix)
+
+
+def _hides_function(name: str, scope: Scope) -> bool:
+    from gradflow.passes.builtins import BUILTINS
+
+    return name in BUILTINS or scope.find(name) is not None
 
 
 def _is_value(callee: s.Expr, scope: Scope) -> bool:
@@ -108,7 +126,11 @@ def _is_value(callee: s.Expr, scope: Scope) -> bool:
 def _call_lambda(e: Elaborator, function: v.LambdaValue, node: s.Call, scope: Scope) -> Any:
     params = function.tree.params
     if len(node.args) != len(params):
-        raise mistake("E0401", node.span, f"{len(params)} arguments are needed, {len(node.args)} given")
+        shown = ", ".join(params)
+        raise mistake(
+            "E0401", node.span, f"{len(params)} argument{'s' * (len(params) != 1)} needed, {len(node.args)} given",
+            why=f"the function is `{shown if len(params) == 1 else f'({shown})'} => ..`", fix=f"call it with {listed(params)}",
+        )  # fmt: skip
     inner = function.scope.child()
     for name, arg in zip(params, node.args, strict=True):
         inner.names[name] = e.evaluate(arg.value, scope)
@@ -136,7 +158,9 @@ def bind_parameters(
         elif abstract:
             bound[param.name] = v.Missing(param.name, definition.name, span)
         else:
-            raise mistake("E0401", span, f"`{definition.name}` needs `{param.name}`", why="the parameter has no default", fix=f"write `{definition.name}({param.name}: ..)`")
+            raise mistake(
+                "E0401", span, f"`{definition.name}` needs `{param.name}`", why="the parameter has no default", fix=f"write `{definition.name}({param.name}: ..)`"
+            )
         inner.names[param.name] = bound[param.name]
     return bound
 
@@ -144,7 +168,8 @@ def bind_parameters(
 def applied(e: Elaborator, value: Any, span: Any) -> Any:
     """A definition that was only named, called with its defaults."""
     if isinstance(value, _Unapplied):
-        return apply_definition(e, value.definition, value.scope, (), value.scope, span)
+        with e.anchoring(span):
+            return apply_definition(e, value.definition, value.scope, (), value.scope, span)
     return value
 
 
@@ -156,7 +181,10 @@ def match_arguments(definition: s.Definition, args: tuple[s.Arg, ...], scope: Sc
     for arg in args:
         if arg.name is None:
             if place >= len(names):
-                raise mistake("E0401", arg.span, f"`{definition.name}` takes {len(names)} argument{'s' * (len(names) != 1)}", why=_takes(definition))
+                raise mistake(
+                    "E0401", arg.span, f"`{definition.name}` takes {len(names)} argument{'s' * (len(names) != 1)}", label="one too many",
+                    why=_takes(definition), fix="remove it" if names else f"write `{definition.name}()`",
+                )  # fmt: skip
             name = names[place]
             place += 1
         else:
@@ -164,20 +192,29 @@ def match_arguments(definition: s.Definition, args: tuple[s.Arg, ...], scope: Sc
         if name not in names:
             raise unknown_parameter(definition, arg, names)
         if name in given:
-            raise mistake("E0403", arg.span, f"`{name}` is given twice")
+            raise _twice(definition, name, arg)
         if isinstance(arg.value, s.Slice):
-            raise mistake("E0304", arg.value.span, "a range `a .. b` is no argument")
+            raise mistake(
+                "E0304", arg.value.span, "a range `a .. b` is no argument", why="it only says which part of an axis an index takes", fix="use it inside an index: `x[row: 0 .. 4]`"
+            )
         given[name] = (arg.value, None, scope)
     return given
 
 
 def unknown_parameter(definition: s.Definition, arg: s.Arg, names: list[str]) -> Exception:
-    return mistake("E0404", arg.span, f"`{definition.name}` has no parameter `{arg.name}`", why=_takes(definition), fix=nearest(arg.name or "", names))
+    if arg.name is None:
+        return mistake("E0401", arg.span, f"`{definition.name}` takes no more arguments", why=_takes(definition), fix="remove it, or name what it is for")
+    place = head(arg.span, arg.name)
+    why = f"it takes {listed(names)}" if names else _takes(definition)
+    return mistake("E0404", place, f"`{definition.name}` has no parameter `{arg.name}`", why=why, **suggestion(place, arg.name, names, "remove it" if not names else "use one of these"))
+
+
+def _twice(definition: s.Definition, name: str, arg: s.Arg) -> Exception:
+    return mistake("E0403", arg.span, f"`{name}` is given twice", why=f"`{definition.name}` takes {listed(p.name for p in definition.params)}, each once", fix="remove one of the two")
 
 
 def _takes(definition: s.Definition) -> str:
-    names = ", ".join(f"`{p.name}`" for p in definition.params)
-    return f"it takes {names}" if names else "it takes no parameters"
+    return f"it takes {listed(p.name for p in definition.params)}" if definition.params else "it takes no parameters"
 
 
 def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
@@ -202,7 +239,12 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
         return v.ChainOf((value,), span) if definition.kind in STAGE_DEFINITIONS else value
     if definition.kind in STAGE_DEFINITIONS:
         return v.Stage(definition, home, bound, span)
-    raise mistake("E0901", span, f"{definition.kind}s cannot be used yet", why=f"`{definition.name}` parses and formats, but its family is not built")
+    raise unbuilt(span, f"{definition.kind}s cannot be used yet", f"leave `{definition.name}` out of what runs")
+
+
+def unbuilt(span: Any, what: str, fix: str) -> Exception:
+    """What the language has and this version cannot run."""
+    return mistake("E0901", span, what, why="this is part of the language and parses, but this version of gradflow cannot run it", fix=fix)
 
 
 # ---- functions and objectives
@@ -272,7 +314,7 @@ def _split_arguments(
     place = 0
     for arg in node.args:
         if arg.name is None:
-            value = e.evaluate(arg.value, scope)
+            value = _input_value(e, arg, scope)
             if isinstance(value, v.Data):
                 from gradflow.passes.models import data_record
 
@@ -283,12 +325,17 @@ def _split_arguments(
             while place < len(inputs) and inputs[place] in supplied:
                 place += 1
             if place >= len(inputs):
-                raise mistake("E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", why="it takes " + ", ".join(f"`{n}`" for n in inputs))
+                raise mistake(
+                    "E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", label="one too many",
+                    why=f"the inputs are {listed(inputs)}; parameters are given by name", fix=f"name it: `{params[0]}: ..`" if params else "remove it",
+                )  # fmt: skip
             supplied[inputs[place]] = value
+        elif arg.name in given or arg.name in supplied:
+            raise _twice(function.definition, arg.name, arg)
         elif arg.name in params:
             given[arg.name] = (arg.value, None, scope)
         elif arg.name in inputs:
-            supplied[arg.name] = e.evaluate(arg.value, scope)
+            supplied[arg.name] = _input_value(e, arg, scope)
         elif not lenient:
             raise unknown_parameter(function.definition, arg, [*params, *inputs])
     for record in records:
@@ -300,10 +347,16 @@ def _split_arguments(
     return given, supplied
 
 
+def _input_value(e: Elaborator, arg: s.Arg, scope: Scope) -> Any:
+    """An input that nobody supplied may be handed on by its name: it is missed where it is read."""
+    absent = scope.local(arg.value.id)[1] if isinstance(arg.value, s.Name) else None
+    return absent if isinstance(absent, v.Missing) else e.evaluate(arg.value, scope)
+
+
 def _no_field_fits(function: v.Function, record: v.Record, node: s.Call, inputs: list[str]) -> Exception:
     return mistake(
-        "E0206", node.span, f"nothing in this record is an input of `{function.name}`", why=f"it has {', '.join(f'`{n}`' for n in record.fields)}; "
-        f"`{function.name}` takes {', '.join(f'`{n}`' for n in inputs)}",
+        "E0206", node.span, f"nothing in this record is an input of `{function.name}`",
+        why=f"it has {listed(record.fields) or 'no fields'}; `{function.name}` takes {listed(inputs)}", fix=f"pass a field by name: `{inputs[0]}: record.field`",
     )  # fmt: skip
 
 
@@ -371,7 +424,9 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) 
     other = getattr(value, "fields", None)
     if callable(other):
         return other()
-    raise mistake("E0202", node.name_span, f"{v.kind_name(value)} has no fields")
+    raise mistake(
+        "E0202", node.name_span, f"{v.kind_name(value)} has no fields", why="records, data sets, topologies and stages have fields", fix="use the value itself, without `.`"
+    )
 
 
 def declared_axes(e: Elaborator, axes: s.Axes, scope: Scope) -> tuple[tuple[Axis, ...], Axis | None]:

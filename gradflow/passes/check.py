@@ -11,7 +11,8 @@ from typing import Any
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Diagnostic, Report, mistake
+from gradflow.language.diagnostics import Diagnostic, Label, Mistake, Report, mistake
+from gradflow.language.source import Span
 from gradflow.passes import values as v
 from gradflow.passes.bodies import run_function
 from gradflow.passes.calls import bind_parameters, with_bound
@@ -20,6 +21,7 @@ from gradflow.passes.parameters import words_of
 from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
+from gradflow.passes.suggestions import head
 
 SIDES = (12, 8, 6, 5)
 NODES = 4
@@ -33,7 +35,7 @@ def check_module(module: Module, report: Report) -> None:
     """Adds to the report everything that is wrong in the file."""
     _twice(module, report)
     for definition in module.tree.definitions:
-        e = Elaborator(report)
+        e = Elaborator(report, module.source.name)
         with e.collecting():
             try:
                 check_definition(e, definition, module)
@@ -46,11 +48,19 @@ def _twice(module: Module, report: Report) -> None:
     for definition in module.tree.definitions:
         first = seen.setdefault(definition.name, definition)
         if first is not definition:
-            report.add(Diagnostic("E0211", f"`{definition.name}` is defined twice", definition.name_span, fix="rename one of the two"))
+            report.add(
+                Diagnostic(
+                    "E0211", f"`{definition.name}` is defined twice", definition.name_span, secondary=(Label(first.name_span, "first here"),),
+                    why="a name of a file means one definition; the first one is taken", fix="rename one of the two",
+                )
+            )  # fmt: skip
         names = [param.name for param in definition.params]
         for param in definition.params:
             if names.count(param.name) > 1:
-                report.add(Diagnostic("E0403", f"parameter `{param.name}` stands twice", param.span))
+                again = [one for one in definition.params if one.name == param.name][1]
+                report.add(
+                    Diagnostic("E0403", f"parameter `{param.name}` stands twice", head(again.span, again.name), why="arguments are given by name", fix="rename one of the two")
+                )
                 break
 
 
@@ -77,10 +87,17 @@ def check_pipeline(e: Elaborator, definition: s.Definition, home: Scope) -> None
         inner.names["#definition"] = definition
         value = e.evaluate(definition.value, inner)
         if not isinstance(value, v.Pipeline):
-            raise mistake("E0301", definition.value.span, f"a pipeline is needed here, this is {v.kind_name(value)}")
+            raise not_a_pipeline(definition.value.span, value)
         return
     bound = parameters(e, definition, home) | pipeline_inputs(definition)
     PipelineElaborator(definition, home, bound, e).program()
+
+
+def not_a_pipeline(span: Span, value: Any) -> Mistake:
+    return mistake(
+        "E0301", span, f"a pipeline is needed here, this is {v.kind_name(value)}", why="an alias of kind pipeline stands for another one",
+        fix="call a pipeline of this file: `pipeline long = short(steps: 1000)`",
+    )  # fmt: skip
 
 
 def pipeline_inputs(definition: s.Definition) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
 from gradflow.passes.arguments import Arguments
-from gradflow.passes.builtins import builtin, length
+from gradflow.passes.builtins import one_of, builtin, length
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 
@@ -27,7 +28,10 @@ def drawn(e: Elaborator, statement: s.Bind, scope: Scope) -> Any:
 def draw(a: Arguments, dist: str, type_: Type, *inputs: Any, **options: Any) -> Node:
     e = a.e
     if e.place is None:
-        raise mistake("E0510", a.call.span, f"`{dist}` draws, so it is bound with `~`", why="a formula `=` is pure: it could be evaluated any number of times", fix=f"write `x ~ {dist}(..)`")
+        raise mistake(
+            "E0510", a.call.span, f"`{dist}` draws, so it is bound with `~`", why="a formula `=` is pure: it could be evaluated any number of times",
+            fix=f"write `x ~ {dist}(..)`",
+        )  # fmt: skip
     place = e.place + (f"#{e.context.fresh}" if e.context.fresh else "")
     clock = [e.ops.source(Type("int"), "clock", name) for name in ("seed", "tick")]
     return e.ops.make("draw", (*clock, *inputs), type_, dist=dist, place=place, options=tuple(sorted(options.items())))
@@ -62,7 +66,7 @@ def categorical(a: Arguments) -> Any:
     p = a.node(0)
     names = [n for n in a.over(p) if p.type.has(n)]
     if len(names) != 1:
-        raise mistake("E0308", a.call.span, "`categorical` draws along one axis", fix="name it with `over:`")
+        raise mistake("E0308", a.call.span, "`categorical` draws along one axis", why=f"the probabilities are {v.kind_name(p)}", fix=one_of(p))
     axis = p.type.axis(names[0])
     return draw(a, "categorical", Type("int", p.type.without(names), axis), p, axis=axis.name)
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradflow.graph.graph import Graph, Node
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis, AxisConflict, Type
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Diagnostic, Mistake, Report, mistake, nearest
+from gradflow.language.diagnostics import Diagnostic, Label, Mistake, Report, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
 from gradflow.passes.scope import Scope, standard_index
+from gradflow.passes.suggestions import listed, suggestion
 
 NUMBERS = (bool, int, float)
 CONSTANTS = {"pi": math.pi, "inf": math.inf, "true": True, "false": False, "none": v.NONE}
@@ -42,9 +43,11 @@ class Context:
 
 
 class Elaborator:
-    """The state of one elaboration: graph, diagnostics, and the context of the moment."""
+    """The state of one elaboration: graph, diagnostics, and the context of the moment. `home` is the file that is checked."""
 
-    def __init__(self, report: Report | None = None):
+    def __init__(self, report: Report | None = None, home: str = ""):
+        self.home = home
+        self.anchors: list[Span] = []
         self.graph = Graph()
         self.ops = Operations(self.graph)
         self.report = report or Report()
@@ -63,7 +66,33 @@ class Elaborator:
     # ---- diagnostics and context
 
     def warn(self, code: str, span: Span, message: str, **rest: Any) -> None:
-        self.report.add(Diagnostic(code, message, span, **rest))
+        self.report.add(self.anchored(Diagnostic(code, message, span, **rest)))
+
+    def anchored(self, diagnostic: Diagnostic) -> Diagnostic:
+        """A diagnostic inside a definition of another file, moved to the call in the checked file that led there; the place itself comes second."""
+        if not self.anchors or diagnostic.span.file == self.home:
+            return diagnostic
+        there = () if diagnostic.span.file.startswith("<") else (Label(diagnostic.span, diagnostic.label or "here"),)
+        others = tuple(label for label in diagnostic.secondary if label.span != self.anchors[-1])
+        edits = tuple(edit for edit in diagnostic.edits if edit.span.file == self.home)
+        return replace(diagnostic, span=self.anchors[-1], label="in this call", secondary=(*there, *others), edits=edits)
+
+    @contextmanager
+    def anchoring(self, span: Span) -> Any:
+        """Inside of a call (or of a stage) that stands at `span`: see `anchored`."""
+        if span.file != self.home:
+            yield
+            return
+        self.anchors.append(span)
+        try:
+            yield
+        except Mistake as error:
+            moved = self.anchored(error.diagnostic)
+            if moved is error.diagnostic:
+                raise
+            raise Mistake(moved) from None
+        finally:
+            self.anchors.pop()
 
     @contextmanager
     def at(self, **changes: Any) -> Any:
@@ -113,7 +142,8 @@ class Elaborator:
             return method(node, scope)
         except AxisConflict as conflict:
             raise mistake(
-                "E0302", node.span, f"{conflict}", why="axes with one name are matched entry by entry", fix="`rename` one of the two, or cut them to one size"
+                "E0302", node.span, f"{conflict}", why="axes of one name are matched entry by entry",
+                fix="if they are not the same axis, `rename` it on one side: `rename(x, row: other)`",
             ) from None
 
     def _number(self, node: s.Number, scope: Scope) -> Any:
@@ -127,8 +157,10 @@ class Elaborator:
         if found:
             return value
         known = [*scope.locals(), *scope.module.definitions, *standard_index(), *self.builtin_names(), *CONSTANTS, *scope.axes]
-        close = nearest(node.id, known)
-        raise mistake("E0201", node.span, f"unknown name `{node.id}`", label="not defined here", fix=close or "define it, or import the file that does")
+        raise mistake(
+            "E0201", node.span, f"unknown name `{node.id}`", label="not defined here", why="no local name, parameter, axis, definition or built-in function is called so",
+            **suggestion(node.span, node.id, known, "bind it before this line, or import the file that defines it"),
+        )  # fmt: skip
 
     def look_up(self, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
         """(found, value): local names, then axes (their size), clocks, definitions, primitives, built-ins."""
@@ -136,7 +168,7 @@ class Elaborator:
         if found:
             if isinstance(value, v.Missing):
                 raise mistake(
-                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="not supplied", why=f"{value.owner} reads it here",
+                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="read here", why="the call does not supply it, and no record in reach has it",
                     fix=f"pass `{name}: ..`, or a record that has a field `{name}`",
                 )  # fmt: skip
             self.used.add(name)
@@ -156,6 +188,8 @@ class Elaborator:
         """A lazy name (a live formula of a pipeline) is evaluated when it is read."""
         from gradflow.passes.pipelines import Formula
 
+        if isinstance(value, v.Broken):
+            raise Mistake(value.diagnostic)
         return value.read() if isinstance(value, Formula) else value
 
     def special_name(self, name: str, scope: Scope, node: s.Node) -> Any:
@@ -188,7 +222,10 @@ class Elaborator:
             return axis.size
         holder = self.holder(name, scope)
         if holder is None:
-            raise mistake("E0303", node.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis")
+            raise mistake(
+                "E0303", node.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis",
+                fix=f"read it off a value: `size(x, over: {name})`",
+            )  # fmt: skip
         return self.ops.axis_size(name, holder)
 
     def holder(self, name: str, scope: Scope) -> Node | None:
@@ -212,7 +249,9 @@ class Elaborator:
         return [self.evaluate(item.value, scope) for item in node.items]
 
     def _slice(self, node: s.Slice, scope: Scope) -> Any:
-        raise mistake("E0304", node.span, "a range `a .. b` has no value of its own", fix="use it inside an index: `x[row: 0 .. 4]`")
+        raise mistake(
+            "E0304", node.span, "a range `a .. b` has no value of its own", why="it only says which part of an axis an index takes", fix="use it inside an index: `x[row: 0 .. 4]`"
+        )
 
     def _unary(self, node: s.Unary, scope: Scope) -> Any:
         value = self.tensor(self.evaluate(node.operand, scope), node.operand)
@@ -277,10 +316,10 @@ class Elaborator:
         if node.name in fields:
             found = fields[node.name]
             return found() if callable(found) and not isinstance(found, type) else found
-        known = ", ".join(f"`{name}`" for name in sorted(fields)[:12])
         raise mistake(
-            "E0202", node.name_span, f"{v.kind_name(value)} has no field `{node.name}`", fix=nearest(node.name, fields), why=f"it has {known}" if known else ""
-        )
+            "E0202", node.name_span, f"{v.kind_name(value)} has no field `{node.name}`", why=f"it has {listed(sorted(fields)) or 'no fields at all'}",
+            **suggestion(node.name_span, node.name, fields, "use one of its fields" if fields else "use the value itself, without `.`"),
+        )  # fmt: skip
 
     def _index(self, node: s.Index, scope: Scope) -> Any:
         from gradflow.passes.indexing import index_value
@@ -292,9 +331,13 @@ class Elaborator:
 
         self.depth += 1
         if self.depth > 200:
-            raise mistake("E0207", node.span, "calls are nested too deeply", why="functions cannot call themselves, directly or through others")
+            raise mistake(
+                "E0207", node.span, "calls are nested too deeply", why="functions cannot call themselves, directly or through others",
+                fix="write the repetition as `repeat n { .. }`",
+            )  # fmt: skip
         try:
-            return call(self, node, scope)
+            with self.anchoring(node.span):
+                return call(self, node, scope)
         finally:
             self.depth -= 1
 
@@ -311,7 +354,9 @@ class Elaborator:
         if isinstance(value, list | tuple) and value and all(isinstance(item, NUMBERS) for item in value):
             return self.ops.stack(list(value), "item")
         span = node.span if node is not None else self.ops.span
-        raise mistake("E0301", span, f"a number or a tensor is needed here, this is {v.kind_name(value)}")
+        raise mistake(
+            "E0301", span, f"a number or a tensor is needed here, this is {v.kind_name(value)}", why=v.kind_hint(value)[0], fix=v.kind_hint(value)[1]
+        )
 
     def model_tensor(self, model: v.Model) -> Node:
         """The parameters of a model: the tensor itself of a `free` one, else flat."""
@@ -343,8 +388,9 @@ class Elaborator:
                 maps = [m for m in scope.maps if m.type.target.name == axis.name and set(m.type.names) <= others and m.type.names]
                 if len(maps) > 1:
                     raise mistake(
-                        "E0305", node.span, f"two maps lead to axis `{axis.name}` here", fix=f"say which one: `x[{axis.name}: map]`"
-                    )
+                        "E0305", node.span, f"{len(maps)} index maps lead to axis `{axis.name}` here", label="which one is meant?",
+                        why=f"a value over `{axis.name}` is read through the one map in scope; here either fits", fix="say which one: `x[map]`",
+                    )  # fmt: skip
                 if maps:
                     result[i] = self.ops.gather(result[i], maps[0], axis.name)
         return result
@@ -361,6 +407,6 @@ class Elaborator:
             elif isinstance(item, s.Field) and item.name == "param":
                 names.append("param")
             else:
-                raise mistake("E0306", item.span, "an axis name is needed here")
+                raise mistake("E0306", item.span, "an axis name is needed here", why="`over:` names the axes to reduce", fix="`over: token`, or several: `over: [sample, token]`")
         return tuple(names)
 

@@ -6,19 +6,22 @@ the axis `node` when a node-dependent change is written to it).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from gradflow.graph.graph import Node, substitute
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
+from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.language.source import Span
 from gradflow.passes import properties
 from gradflow.passes import values as v
+from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream, flatten
+from gradflow.passes.suggestions import listed, suggestion
 from gradflow.plan.program import StatePlan
 
 ROUNDS = 6
@@ -35,6 +38,7 @@ class ElaboratedFlow:
     stages: tuple[str, ...]
     topology: v.Topology | None
     span: Span
+    notes: tuple[tuple[str, str, str, str], ...] = ()
 
 
 def leaves_of(models: tuple[v.Model, ...]) -> tuple[Leaf, ...]:
@@ -97,14 +101,17 @@ class FlowElaborator:
 
     def gradient(self, point: Node | None, fresh: int) -> Node:
         if not isinstance(self.chain[0], v.Live):
-            raise mistake("E0521", self.span, "this flow has no objective to take the gradient of", fix="begin it with one: `flow net: loss -> backprop -> ..`")
+            raise mistake(
+                "E0521", getattr(self.chain[0], "span", self.span), "this flow has no objective to take the gradient of", label="the flow begins here",
+                why="a stage of it reads `grad`", fix="begin it with an objective: `flow net: loss -> backprop -> ..`",
+            )  # fmt: skip
         loss, flat, _ = self.loss(point, fresh)
         key = (flat.id, fresh)
         if key not in self.memo:
             self.check_loss(loss)
-            from gradflow.passes.differentiate import gradient
+            from gradflow.passes.builtins import derivative
 
-            self.memo[key] = gradient(self.e.ops, loss, [flat])[0]
+            self.memo[key] = derivative(self.e, loss, flat, self.chain[0].tree.span)
         return self.memo[key]
 
     def check_loss(self, loss: Any) -> None:
@@ -113,8 +120,10 @@ class FlowElaborator:
             raise mistake("E0522", span, "the objective does not depend on what the flow trains", why="its gradient is zero", fix="use the model in the loss")
         extra = [name for name in loss.type.names if name != "node"]
         if extra:
-            shown = ", ".join(f"`{n}`" for n in extra)
-            raise mistake("E0523", span, f"the objective is no number: it still has the axes {shown}", why="how a loss is averaged is always written", fix=f"`mean(.., over: {extra[0]})`")
+            raise mistake(
+                "E0523", span, f"the objective is no number: it still has the ax{'es' if len(extra) > 1 else 'is'} {listed(extra)}", why="how a loss is averaged is always written",
+                fix=f"`mean(.., over: {extra[0] if len(extra) == 1 else '[' + ', '.join(extra) + ']'})`",
+            )  # fmt: skip
 
     # ---- rounds
 
@@ -129,7 +138,10 @@ class FlowElaborator:
             types = flow.types
             if not flow.dirty:
                 return self.finish(flow, result, reports)
-        raise mistake("E0511", self.span, "the states of this flow change their axes from step to step")
+        raise mistake(
+            "E0511", self.span, "the states of this flow change their axes from step to step", why="a state has the same axes before and after every step",
+            fix="declare the state with all its axes: `state s : [grad] = 0`",
+        )  # fmt: skip
 
     def round(self, flow: Flow) -> tuple[Node, dict[str, Any]]:
         builder = FlowBuilder(self.e, flow)
@@ -143,8 +155,12 @@ class FlowElaborator:
         return value, reports
 
     def bottom(self, up: Upstream, bundle: Bundle) -> Change:
-        names = ", ".join(f"`{leaf.name}`" for leaf in bundle.leaves[:4])
-        raise mistake("E0513", self.span, "nothing updates the parameters at the end of this flow", label=f"leaves {names}", why="a flow ends in an update", fix="end it with `-> sgd(lr: 0.1)`, say")
+        last = self.chain[-1]
+        span = last.tree.span if isinstance(last, v.Live) else getattr(last, "span", self.span)
+        raise mistake(
+            "E0513", span if span.file == self.span.file else self.span, "nothing updates the parameters at the end of this flow",
+            label=f"leaves {listed((leaf.name for leaf in bundle.leaves), 4)} stay where they are", why="a flow ends in an update", fix="end it with one: `-> sgd(lr: 0.1)`, say",
+        )  # fmt: skip
 
     def own_parameter(self, flow: Flow, value: Node) -> None:
         """A change that differs by node means that every node owns a copy."""
@@ -179,7 +195,38 @@ class FlowElaborator:
             results.append(("executed", flow.executed))
         mapping = substitute(self.e.graph, [node for _, node in results], flow.holes) if flow.holes else {node.id: node for _, node in results}
         closed = [(name, mapping[node.id]) for name, node in results]
-        return ElaboratedFlow(self.name, self.models, tuple(closed), tuple(states), tuple(describe(stage) for stage in self.chain), self.topology, self.span)
+        return ElaboratedFlow(self.name, self.models, tuple(closed), tuple(states), tuple(describe(stage) for stage in self.chain), self.topology, self.span, self.notes(flow))
+
+    def notes(self, flow: Flow) -> tuple[tuple[str, str, str, str], ...]:
+        """For views, of each stage: its name, its kind, the type of what arrives there, and what it says it gives."""
+        found = []
+        for place, stage in enumerate(self.chain):
+            live = isinstance(stage, v.Live)
+            kind = "objective" if live else "estimator" if isinstance(stage, v.BuiltinStage) else getattr(stage, "kind", "stages")
+            type_, size = flow.stage_notes.get(str(len(self.chain) - place), (None, self.size))
+            found.append((describe(stage), kind, str(type_) if type_ is not None else "", "" if live else self.gives(stage, _Coordinates(size, flow))))
+        return tuple(found)
+
+    def gives(self, stage: Any, frame: Any) -> str:
+        """What a stage states, and what the stages that are its parameters do: `compress: contractive(delta: 0.1)`."""
+        inner = [(name, value) for name, value in getattr(stage, "bound", {}).items() if isinstance(value, v.STAGES)]
+        texts = []
+        for name, value in [("", stage), *inner]:
+            with suppress(Mistake):
+                told = ", ".join(map(str, properties.given(self.e, value, frame)))
+                texts += [f"{name}: {told}" if name else told] if told else []
+        return "; ".join(texts)
+
+
+@dataclass(frozen=True)
+class _Coordinates:
+    """Stands in for a stage's frame where only the number of coordinates that arrive is asked for."""
+
+    size: int
+    flow: Flow
+
+    def coordinates(self) -> int:
+        return self.size
 
 
 def describe(stage: Any) -> str:
@@ -199,32 +246,47 @@ def describe(stage: Any) -> str:
 
 def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) -> ElaboratedFlow:
     if statement.per is not None:
-        raise mistake("E0901", statement.span, "`flow .. per axis` cannot run yet", why="it parses and formats; the family that needs it is not built")
+        raise unbuilt(statement.targets[0].span, "`flow .. per axis` cannot run yet", f"leave out `per {statement.per}`")
     models = []
     for target in statement.targets:
         found, value = scope.local(target.name.split(".")[0])
         value = e.force(value) if found else None
         if not isinstance(value, v.Model):
-            raise mistake("E0524", target.span, f"`{target.name}` is no model: a flow trains models", fix=f"declare it: `model {target.name} = ..`")
+            known = [n for n in scope.locals() if isinstance(scope.local(n)[1], v.Model)]
+            why = f"here it is {v.kind_name(value)}" if found else f"the models are {listed(known)}" if known else "the pipeline declares no model"
+            raise mistake(
+                "E0524", target.span, f"`{target.name}` is no model: a flow trains models", why=why,
+                **suggestion(target.span, target.name, known, f"declare it: `model {target.name} = mlp(..)`"),
+            )  # fmt: skip
         if "." in target.name:
-            raise mistake("E0901", target.span, "part of a model cannot be trained alone yet", why="stored fields come with storage formats")
+            raise unbuilt(target.span, "part of a model cannot be trained alone yet", f"train all of it: `flow {target.name.split('.')[0]}: ..`")
         models.append(value)
     topology = None
     if statement.over is not None:
         topology = e.evaluate(statement.over, scope)
         if not isinstance(topology, v.Topology):
-            raise mistake("E0301", statement.over.span, f"a flow runs over a topology, this is {v.kind_name(topology)}")
+            raise mistake(
+                "E0301", statement.over.span, f"a flow runs over a topology, this is {v.kind_name(topology)}", why="`over` says which nodes there are and who is linked to whom",
+                fix="`flow net over ring(16): ..`",
+            )  # fmt: skip
     value = e.evaluate(statement.value, scope)
     chain = flatten(value) if isinstance(value, v.ChainOf) else [value]
     for stage in chain:
         if isinstance(stage, v.Stage) and stage.kind == "exchange":
             properties.check_over(e, stage, topology, statement.over.span if statement.over is not None else statement.span)
     if topology is not None and not any(isinstance(stage, v.Stage) and stage.kind == "exchange" for stage in chain):
-        raise mistake("E0607", statement.span, "this flow runs over a topology but exchanges nothing", why="the nodes would drift apart", fix="put an exchange before the update: `average()`, `gossip()`, ..")
+        place = statement.over.span if statement.over is not None else statement.span
+        raise mistake(
+            "E0607", place, "this flow runs over a topology but exchanges nothing", why="the nodes would drift apart",
+            fix="put an exchange before the update: `average()`, `gossip()`, ..",
+        )  # fmt: skip
     for stage in chain:
         if isinstance(stage, v.Live) or isinstance(stage, v.STAGES):
             continue
-        raise mistake("E0515", statement.span, f"{v.kind_name(stage)} cannot stand in a flow")
+        raise mistake(
+            "E0515", getattr(stage, "span", statement.value.span), f"{v.kind_name(stage)} cannot stand in a flow",
+            why="a flow is an objective, then an estimator, projections, an exchange and an update", fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
+        )  # fmt: skip
     return FlowElaborator(e, name, tuple(models), chain, topology, scope, statement.span).run()
 
 

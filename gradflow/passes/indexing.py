@@ -11,6 +11,7 @@ from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.expressions import NUMBERS, Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head, listed, suggestion
 
 
 def index_value(e: Elaborator, node: s.Index, scope: Scope) -> Any:
@@ -25,13 +26,16 @@ def index_value(e: Elaborator, node: s.Index, scope: Scope) -> Any:
 def _of_tuple(e: Elaborator, node: s.Index, scope: Scope, value: Any) -> Any:
     place = e.evaluate(node.args[0].value, scope)
     if not isinstance(place, int) or isinstance(place, bool) or not -len(value) <= place < len(value):
-        raise mistake("E0307", node.args[0].span, f"a whole number from 0 to {len(value) - 1} is needed", why="a tuple is indexed by place")
+        raise mistake(
+            "E0307", node.args[0].span, f"a whole number from 0 to {len(value) - 1} is needed", why=f"a tuple is indexed by place, and this one has {len(value)}",
+            fix="count from 0; -1 is the last",
+        )  # fmt: skip
     return value[place]
 
 
 def _one(e: Elaborator, value: Any, arg: s.Arg, scope: Scope) -> Any:
     if not isinstance(value, Node):
-        raise mistake("E0307", arg.span, "a number has no axes to index")
+        raise mistake("E0307", arg.span, "a number has no axes to index", why=f"this is {v.kind_name(value)}", fix="use the number itself, without `[..]`")
     if isinstance(arg.value, s.Slice):
         return _cut(e, value, arg, arg.value, scope)
     index = e.tensor(e.evaluate(arg.value, scope), arg.value)
@@ -39,11 +43,17 @@ def _one(e: Elaborator, value: Any, arg: s.Arg, scope: Scope) -> Any:
     if axis is None and len(value.type.axes) == 1:
         axis = value.type.axes[0].name
     if axis is None:
-        raise mistake("E0308", arg.span, "which axis is indexed here?", why="the index does not say which axis it points into", fix="name it: `x[axis: i]`")
+        axes = value.type.names
+        raise mistake(
+            "E0308", arg.span, "which axis is indexed here?", why=f"the value has the axes {listed(axes)}, and the index does not say which it points into",
+            fix=f"name it: `x[{axes[-1]}: i]`" if axes else "a value without axes has nothing to index",
+        )  # fmt: skip
     if not value.type.has(axis):
         if isinstance(index, Node) and index.type.target is not None and index.type.target.name == axis:
             return value
-        raise mistake("E0303", arg.span, f"{v.kind_name(value)} has no axis `{axis}`")
+        place = head(arg.span, axis) if arg.name else arg.span
+        hint = suggestion(place, axis, value.type.names, "index an axis that it has") if arg.name else {"fix": "index an axis that it has"}
+        raise mistake("E0303", place, f"{v.kind_name(value)} has no axis `{axis}`", why=f"its axes are {listed(value.type.names) or 'none'}", **hint)
     return select(e, value, axis, index, arg)
 
 
@@ -53,19 +63,29 @@ def select(e: Elaborator, value: Node, axis: str, index: Any, where: s.Node) -> 
         size = value.type.axis(axis).size
         place = int(index)
         if size is not None and not -size <= place < size:
-            raise mistake("E0309", where.span, f"index {place} is outside of axis `{axis}` of size {size}")
+            raise mistake(
+                "E0309", where.span, f"index {place} is outside of axis `{axis}` of size {size}", why=f"entries are counted from 0 to {size - 1}; -1 is the last",
+                fix="use an index in this range",
+            )  # fmt: skip
         if place < 0 and size is not None:
             place += size
         index = e.ops.make("const", (), Type("int", (), Axis(axis, size)), value=place)
     if index.type.base != "int":
-        raise mistake("E0310", where.span, f"an index is needed here, this is {v.kind_name(index)}", fix="use `where: ..` in the reduction to select by a condition")
+        raise mistake(
+            "E0310", where.span, f"an index is needed here, this is {v.kind_name(index)}", why="entries are taken by number, or through an index map",
+            fix="to select by a condition, use `where: ..` in the reduction",
+        )  # fmt: skip
     return e.ops.gather(value, index, axis)
 
 
 def _cut(e: Elaborator, value: Node, arg: s.Arg, cut: s.Slice, scope: Scope) -> Node:
     if arg.name is None or not value.type.has(arg.name):
-        raise mistake("E0308", arg.span, "which axis is cut here?", fix="name it: `x[row: 0 .. 4]`")
+        names = value.type.names
+        raise mistake("E0308", arg.span, "which axis is cut here?", why=f"the value has the axes {listed(names) or 'none'}", fix=f"name it: `x[{names[-1] if names else 'row'}: 0 .. 4]`")
     bounds = [e.evaluate(part, scope) if part is not None else None for part in (cut.start, cut.stop)]
     if any(b is not None and not isinstance(b, int) for b in bounds):
-        raise mistake("E0311", arg.span, "the bounds of a range must be known when the spec is compiled")
+        raise mistake(
+            "E0311", arg.span, "the bounds of a range must be whole numbers that are known when the spec is compiled", why="they give the result its size",
+            fix="give numbers or `int` parameters; to hide a changing part, use `where(position(axis) < n, x, 0)`",
+        )  # fmt: skip
     return e.ops.slice(value, arg.name, bounds[0] or 0, bounds[1])

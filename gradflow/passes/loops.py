@@ -8,6 +8,7 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes.bodies import Body
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head
 
 ROUNDS = 4
 
@@ -25,7 +26,10 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str)
             break
         types = wider
     else:
-        raise mistake("E0511", statement.span, "the loop's variables change their axes from pass to pass")
+        raise mistake(
+            "E0511", head(statement.span, "repeat"), "the loop's variables change their axes from pass to pass", why="every pass must leave them as it found them",
+            fix="start them with all their axes, or reduce what a pass adds",
+        )  # fmt: skip
     axis = pass_.axis
     results = [e.ops.expand(n, t.axes) for n, t in zip(pass_.following, types, strict=True)]
     stacked = {n: e.ops.constant(x) for n, x in pass_.bound.items()}
@@ -63,7 +67,10 @@ class _Pass:
                 self.axis = value.type.axis(axis) if self.axis.size is None else self.axis
             seen.add(name)
         if not self.sequences:
-            raise mistake("E0303", statement.span, f"no value here has an axis `{axis}`")
+            raise mistake(
+                "E0303", head(statement.span, "repeat"), f"no value here has an axis `{axis}`", why="a loop over an axis runs along values that have it",
+                fix=f"give a number of passes: `repeat {axis}: 10 {{ .. }}`",
+            )  # fmt: skip
         within.names.update(zip(names, self.carries, strict=True))
         within.axes.pop(axis, None)
         mark = within.child()

@@ -15,7 +15,10 @@ from gradflow.passes.builtins import builtin, linalg
 def matrix(a: Arguments, place: int = 0) -> Node:
     x = a.node(place)
     if len(x.type.axes) < 2:
-        raise mistake("E0308", a.call.span, f"`{a.function.name}` needs a matrix", why=f"this is {v.kind_name(x)}")
+        raise mistake(
+            "E0308", a.places[place].span, f"`{a.function.name}` needs a matrix, this is {v.kind_name(x)}", why="it factors a value along its last two axes",
+            fix="in a stage, ask for matrices: `on [row, col]`",
+        )  # fmt: skip
     return x
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
+from gradflow.language.diagnostics import Label, mistake
 from gradflow.library.catalogue import FieldSpec, MissingExtra, catalogue
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.plan.program import WorldCall
 
 
@@ -53,8 +55,9 @@ def data_field(e: Elaborator, data: v.Data, split: str, name: str, spec: FieldSp
     nodes = e.context.nodes
     if nodes is not None and type_.has("node") and type_.axis("node").size not in (None, nodes):
         raise mistake(
-            "E0606", data.span, f"`{data.name}` is divided among {type_.axis('node').size} nodes, the flow runs over {nodes}", fix="give both the same number of nodes"
-        )
+            "E0606", data.span, f"`{data.name}` is divided among {type_.axis('node').size} nodes, the flow runs over {nodes}",
+            why="every node trains on rows of its own", fix=f"give both the same number of nodes: `nodes: {nodes}`",
+        )  # fmt: skip
     if e.context.batch and training and rows is not None and not type_.has("node"):
         if nodes is not None and data.spec.divide is not None:
             mode = "node"
@@ -80,20 +83,30 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
     """net(x): the model's output axes in place of the ones it consumes. A value with the axis `param` is the model at that point."""
     model = callee if isinstance(callee, v.Model) else _named_in(e, node.callee, scope)
     if model is None:
-        raise mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it")
+        raise mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it", fix="call the model itself: `net(x)`")
     flat = e.parameters_of(model) if isinstance(callee, v.Model) else callee
     if model.free is not None:
-        raise mistake("E0203", node.callee.span, f"`{model.name}` is a tensor, not a network", fix=f"use it by name: `{model.name}`")
+        raise mistake(
+            "E0203", node.callee.span, f"`{model.name}` is a tensor, not a network", why="it was declared with `free(..)`", fix=f"use it by name: `{model.name}`"
+        )
     if len(node.args) != 1:
-        raise mistake("E0401", node.span, f"`{model.name}` takes one value, {len(node.args)} given")
+        raise mistake(
+            "E0401", node.span, f"`{model.name}` takes one value, {len(node.args)} given", why="a network is called on what goes in", fix=f"`{model.name}(train.x)`"
+        )
     x = e.ops.constant(e.tensor(e.evaluate(node.args[0].value, scope), node.args[0].value))
     consumed = model.spec.inputs
     if len(x.type.axes) < len(consumed):
-        raise mistake("E0303", node.args[0].span, f"`{model.name}` consumes {len(consumed)} axes, this is {v.kind_name(x)}")
+        raise mistake(
+            "E0303", node.args[0].span, f"`{model.name}` consumes {len(consumed)} ax{'es' if len(consumed) != 1 else 'is'}, this is {v.kind_name(x)}",
+            why="the last axes of what goes in give way to the model's outputs", fix="pass the features of a data set, such as `train.x`",
+        )  # fmt: skip
     kept = x.type.axes[: len(x.type.axes) - len(consumed)]
     for axis, size in zip(x.type.axes[len(kept) :], consumed, strict=True):
         if size is not None and axis.size is not None and axis.size != size:
-            raise mistake("E0302", node.args[0].span, f"`{model.name}` takes {size} along its last axis, `{axis.name}` has {axis.size}", why=f"it is `{model.spec.name}`")
+            raise mistake(
+                "E0302", node.args[0].span, f"`{model.name}` takes {size} along its last axis, `{axis.name}` has {axis.size}",
+                why=f"it was declared as `{model.spec.name}`", fix=f"declare it with {axis.size} inputs", secondary=(Label(model.span, "declared here"),),
+            )  # fmt: skip
     lifted = flat.type.without(["param"])
     outputs = tuple(Axis(name, size) for name, size in model.spec.outputs)
     type_ = Type("real", (*union(lifted, kept), *outputs))
@@ -117,7 +130,8 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
     if primitive.kind in ("model", "data"):
         raise mistake(
             "E0519", node.span, f"`{name}` makes a {primitive.kind if primitive.kind == 'model' else 'data set'}, which has to be declared",
-            fix=f"`{'model net' if primitive.kind == 'model' else 'data train, test'} = {name}(..)`",
+            why="its parameters and rows have a name, by which flows and checkpoints know them",
+            fix=f"at the level of the pipeline: `{'model net' if primitive.kind == 'model' else 'data train, test'} = {name}(..)`",
         )  # fmt: skip
     arguments = bind_primitive(e, name, node, scope)
     from gradflow.library.rollouts import RESULT_TYPES
@@ -131,7 +145,6 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
 
 def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict[str, Any]:
     """Arguments of a primitive by parameter name, in the order of its Python signature, checked against its domains."""
-    from gradflow.language.diagnostics import nearest
     from gradflow.passes.parameters import argument
     from gradflow.passes.primitives import parameters_of
 
@@ -147,17 +160,28 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
         if key is None:
             key = variadic if variadic is not None and (place >= len(names) or names[place] == variadic) else names[place] if place < len(names) else None
             if key is None:
-                raise mistake("E0401", arg.span, f"`{name}` takes {len(names)} argument{'s' * (len(names) != 1)}")
+                shown = [n for n, p in params.items() if not p.hidden]
+                raise mistake(
+                    "E0401", arg.span, f"`{name}` takes {len(shown)} argument{'s' * (len(shown) != 1)}", label="one too many", why=f"they are {listed(shown)}", fix="remove it"
+                )
             place += key != variadic
         if key not in params or params[key].hidden:
             shown = [n for n, p in params.items() if not p.hidden]
-            raise mistake("E0404", arg.span, f"`{name}` has no parameter `{key}`", why="it takes " + ", ".join(f"`{n}`" for n in shown), fix=nearest(key, shown))
+            place_of = head(arg.span, key)
+            raise mistake(
+                "E0404", place_of, f"`{name}` has no parameter `{key}`", why=f"it takes {listed(shown)}", **suggestion(place_of, key, shown, "use one of these"),
+            )  # fmt: skip
+        if key in bound:
+            raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
         value = argument(e, params[key].param, arg.value, scope)
         value = {v.NONE: None}.get(value, value) if isinstance(value, type(v.NONE)) else value
         if key == variadic:
             rest.append(value)
         else:
             bound[key] = value
+    missing = [n for n, p in params.items() if not (p.hidden or p.variadic or n in bound) and p.default is inspect.Parameter.empty]
+    if missing:
+        raise mistake("E0401", node.span, f"`{name}` needs `{missing[0]}`", why="the parameter has no default", fix=f"write `{name}({missing[0]}: ..)`")
     if variadic is not None:
         bound[variadic] = tuple(rest)
     return bound
@@ -166,7 +190,10 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
 def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], fields: Any) -> Any:
     """A call that acts on the world: the runtime makes it before the region that reads its result."""
     if e.world is None:
-        raise mistake("E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline", fix=f"`x ~ {name}(..)`, or inside `report`")
+        raise mistake(
+            "E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline", why="bodies of functions, objectives and stages are pure",
+            fix=f"draw it in the pipeline, `x ~ {name}(..)`, and pass it on",
+        )  # fmt: skip
     scalar = isinstance(fields, FieldSpec)
     table = {"value": fields} if scalar else dict(fields)
     key = f"{name}{len(e.world)}"
@@ -185,8 +212,10 @@ def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
     """score(policy, samples): every field of the record, and the live ones of the policy, each a use of one model call."""
     policy, samples = arguments["policy"], arguments["samples"]
     if not isinstance(samples, v.Record) or "mask" not in samples.fields:
-        raise mistake("E0206", node.span, "`score` needs a record of samples", why=f"this is {v.kind_name(samples)}", fix="`samples ~ sample(policy, tasks, ..)`")
-    names = tuple(n for n in ("ids", "prompt_mask", "mask", "action") if n in samples.fields)
+        raise mistake(
+            "E0206", node.span, "`score` needs a record of samples", why=f"its second argument is {v.kind_name(samples)}", fix="draw them: `samples ~ sample(policy, tasks, ..)`"
+        )
+    names = tuple(n for n in ("ids", "prompt_mask", "mask", "action", "length") if n in samples.fields)
     options = {k: x for k, x in arguments.items() if k not in ("policy", "samples", "reference")}
     fields = dict(samples.fields)
     axes = samples.fields["mask"].type.axes
@@ -207,13 +236,17 @@ def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
 def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> Any:
     """The spec of `model x = mlp(..)` or `data x = digits(..)`, and the call that made it: (primitive, positional values, options)."""
     if not isinstance(node, s.Call):
-        raise mistake("E0519", node.span, f"a {kind} is declared by a call", fix=f"`{kind} x = name(..)`")
+        what = "data set" if kind == "data" else kind
+        raise mistake("E0519", node.span, f"a {what} is declared by a call", why="the call says what it is made of", fix=f"`{kind} x = {'digits' if kind == 'data' else 'mlp'}(..)`")
     name = node.callee.id if isinstance(node.callee, s.Name) else ""
-    from gradflow.language.diagnostics import nearest
-
     known = [n for n, p in catalogue().items() if p.kind == kind]
     if name not in known:
-        raise mistake("E0208", node.callee.span, f"there is no {kind} `{name}`", why="known are " + ", ".join(f"`{n}`" for n in known), fix=nearest(name, known))
+        what = "data set" if kind == "data" else kind
+        known += ["free", "copy"] if kind == "model" else []
+        raise mistake(
+            "E0208", node.callee.span, f"there is no {what} `{name}`" if name else f"a {what} is made by a call of its name", why=f"there are {listed(known, 20)}",
+            **suggestion(node.callee.span, name, known, "use one of these"),
+        )  # fmt: skip
     bound = bind_primitive(e, name, node, scope)
     variadic = [x for x in bound.values() if isinstance(x, tuple)]
     options = {k: x for k, x in bound.items() if not isinstance(x, tuple)}
@@ -221,6 +254,9 @@ def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> A
     try:
         return catalogue()[name].function(*places, **options), (name, places, tuple(options.items()))
     except MissingExtra as error:
-        raise mistake("E0209", node.span, str(error)) from None
-    except (ValueError, OSError, TypeError) as error:
-        raise mistake("E0407", node.span, str(error), why=f"`{name}` cannot be made of these arguments") from None
+        sentence, _, command = str(error).partition(": ")
+        raise mistake("E0209", node.span, sentence, why="it belongs to an optional part of gradflow", fix=command) from None
+    except OSError as error:
+        raise mistake("E0407", node.span, f"`{name}`: {error}", why="a file that it reads is not there or cannot be read", fix="correct the path") from None
+    except ValueError as error:
+        raise mistake("E0407", node.span, str(error), why=f"`{name}` cannot be made of these arguments", fix="change them as said") from None

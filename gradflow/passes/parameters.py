@@ -6,10 +6,11 @@ from typing import Any
 
 from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake, nearest
+from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.expressions import COMPARISONS, NUMBERS, Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import listed, suggestion
 
 BASES = {"real", "int", "bool", "text"}
 KINDS = {"function", "objective", "estimator", "projection", "update", "exchange", "topology", "format", "schedule", "pipeline", "claim", "flow", "model", "data", "tools"}
@@ -27,12 +28,13 @@ def words_of(type_: s.TypeExpr | None) -> tuple[str, ...]:
 def argument(e: Elaborator, param: s.Param, tree: s.Expr, scope: Scope) -> Any:
     """The value of an argument: a name that is one of the parameter's words is that word, unless it is a local name."""
     if isinstance(tree, s.Name) and tree.id in words_of(param.type) and not scope.local(tree.id)[0]:
-        return tree.id
+        return v.NONE if tree.id == "none" else tree.id
     if isinstance(tree, s.Name) and words_of(param.type) and not scope.local(tree.id)[0] and not _other_than_words(param.type):
         words = words_of(param.type)
         raise mistake(
-            "E0402", tree.span, f"`{param.name}` cannot be `{tree.id}`", why="it is one of " + ", ".join(f"`{w}`" for w in words), fix=nearest(tree.id, words)
-        )
+            "E0402", tree.span, f"`{param.name}` cannot be `{tree.id}`", why=f"it is one of {listed(words)}",
+            **suggestion(tree.span, tree.id, words, f"write `{param.name}: {words[0]}`, say"),
+        )  # fmt: skip
     return check_domain(e, param, e.evaluate(tree, scope), tree.span, scope)
 
 
@@ -50,10 +52,15 @@ def check_domain(e: Elaborator, param: s.Param, value: Any, span: Any, scope: Sc
         if not problem:
             return _coerced(option, value)
         problems.append(problem)
-    raise mistake("E0402", span, f"`{param.name}` cannot be {_shown(value)}", why=f"its domain is {type_text(param.type)}", fix=problems[0] if len(problems) == 1 else "")
+    raise mistake(
+        "E0402", span, f"`{param.name}` cannot be {_shown(value)}", why=f"its domain is `{type_text(param.type)}`",
+        fix=problems[0] if len(problems) == 1 else f"give it one of {listed(type_text(s.TypeExpr(o.span, (o,))) for o in param.type.options)}",
+    )  # fmt: skip
 
 
 def _coerced(option: s.TypeOne, value: Any) -> Any:
+    if option.base == "none":
+        return v.NONE
     if option.base == "bool" and value in (0, 1):
         return bool(value)
     if option.base == "int" and isinstance(value, float) and value.is_integer():
@@ -68,7 +75,7 @@ def _shown(value: Any) -> str:
 def _misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope, whole: s.TypeExpr) -> str:
     base = option.base
     if base == "none":
-        return "" if value is v.NONE else "write `none`"
+        return "" if value is v.NONE or value == "none" else "write `none`"
     if isinstance(value, str):
         if base == "text":
             return ""

@@ -11,6 +11,7 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
+from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 
@@ -18,18 +19,21 @@ from gradflow.passes.scope import Scope
 def match(e: Elaborator, pattern: s.Pattern | None, name: str, axes: tuple[Axis, ...], scope: Scope, bound: Mapping[str, Any]) -> tuple[Axis, ...] | None:
     """The leaf's axes under the pattern's names, in the leaf's own order, or None where it does not fit.
 
-    Axes bind by position; with a `where` the other orders are tried too.
+    Axes bind by name where a pattern before has already given the leaf these names, else by position; with a `where` the other orders are
+    tried too.
     """
     if pattern is None:
         return axes
     if isinstance(pattern, s.TextPattern):
         return axes if fnmatchcase(name, pattern.text) and _holds(e, pattern.where, axes, scope, bound) else None
     if isinstance(pattern, s.NamedPattern):
-        raise mistake("E0901", pattern.span, f"`on {pattern.name}(..)` cannot run yet", why="it parses and formats; the family that needs it is not built")
+        raise unbuilt(pattern.span, f"`on {pattern.name}(..)` cannot run yet", "range over tensors by shape, `on [row, col]`, or by name, `on \"*.weight\"`")
     names = [item.name for item in pattern.axes.items]
     if len(names) != len(axes):
         return None
-    orders = permutations(names) if pattern.where is not None else [tuple(names)]
+    own = tuple(axis.name for axis in axes)
+    orders = [own] if set(own) == set(names) else []
+    orders += permutations(names) if pattern.where is not None else [tuple(names)] if not orders else []
     for order in orders:
         named = tuple(Axis(new, old.size) for new, old in zip(order, axes, strict=True))
         if _sizes_fit(e, pattern, named, scope, bound) and _holds(e, pattern.where, named, scope, bound):
@@ -49,7 +53,10 @@ def _holds(e: Elaborator, condition: s.Expr | None, axes: tuple[Axis, ...], scop
         return True
     value = e.evaluate(condition, _inner(axes, scope, bound))
     if isinstance(value, Node):
-        raise mistake("E0311", condition.span, "what a pattern asks must be known when the spec is compiled")
+        raise mistake(
+            "E0311", condition.span, "what a pattern asks must be known when the spec is compiled", why="which leaves a stage works on does not change while it runs",
+            fix="ask about sizes and parameters; inside the body, `when` asks about values",
+        )  # fmt: skip
     return bool(value)
 
 

@@ -13,14 +13,17 @@ from typing import Any
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Report, mistake
+from gradflow.language.diagnostics import Label, Mistake, Report, mistake
 from gradflow.passes import values as v
-from gradflow.passes.calls import declared_axes
+from gradflow.passes.bodies import unpacked
+from gradflow.passes.calls import declared_axes, unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.flows import ElaboratedFlow, elaborate_flow
 from gradflow.passes.models import declare_primitive
 from gradflow.passes.place import split_rollout
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.standalone import without_idle_states
 from gradflow.plan import program as p
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
@@ -47,7 +50,10 @@ class Formula:
         key = (tuple(sorted((k, n.id) for k, n in c.parameters.items())), c.nodes, c.fresh, c.batch, axes)
         if key not in self.memo:
             if self.busy:
-                raise mistake("E0210", self.tree.span, f"`{self.name}` is defined by itself", why="formulas cannot go round in a circle")
+                raise mistake(
+                    "E0210", self.tree.span, f"`{self.name}` is defined by itself", why="formulas cannot go round in a circle",
+                    fix="break the circle: what carries over from step to step is `state`, in a stage",
+                )  # fmt: skip
             self.busy = True
             try:
                 value = self.e.evaluate(self.tree, self.scope)
@@ -85,18 +91,29 @@ class PipelineElaborator:
         body = self.definition.body or ()
         for statement in body:
             if not isinstance(statement, s.Train):
-                with self.e.collecting():
-                    self.statement(statement, self.scope)
+                self.attempt(statement)
         trains = [statement for statement in body if isinstance(statement, s.Train)]
         for statement in trains:
             with self.e.collecting():
                 self.train(statement)
         if not trains:
-            self.e.warn("W0201", self.definition.name_span, f"`{self.definition.name}` trains nothing", fix="end it with `train 100 steps`")
+            self.e.warn(
+                "W0201", self.definition.name_span, f"`{self.definition.name}` trains nothing", why="flows run on the clock of a `train` line", fix="end it with `train 100 steps`"
+            )
             self.flow_actions([], self.scope)
         doc = self.definition.text("doc")
         models = {name: self.lifted(plan) for name, plan in self.models.items()}
         return p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, self.scope.module.source.name, self.scope.module.source.text)
+
+    def attempt(self, statement: s.Statement) -> None:
+        """One statement; if it has a mistake, the names that it would bind are known as broken, so that nothing is said twice."""
+        try:
+            self.statement(statement, self.scope)
+        except Mistake as error:
+            self.e.report.add(error.diagnostic)
+            names = statement.names if isinstance(statement, s.Declare | s.Input) else [t.name for t in statement.targets] if isinstance(statement, s.Bind) else ()
+            for name in names:
+                self.scope.names.setdefault(name, v.Broken(error.diagnostic))
 
     def lifted(self, plan: p.ModelPlan) -> p.ModelPlan:
         axes = self.e.model_axes.get(plan.name, ())
@@ -113,11 +130,24 @@ class PipelineElaborator:
         if handler is None:
             from gradflow.passes.words import statement_word
 
-            raise mistake("E0501", statement.span, f"`{statement_word(statement)}` has no place at the level of a pipeline")
+            word = statement_word(statement)
+            raise mistake(
+                "E0501", head(statement.span, word), f"`{word}` has no place at the level of a pipeline",
+                why="a pipeline holds models, data, formulas, draws, flows, requirements and `train` lines",
+                fix="move it into the definition that it belongs to" + ("; reports stand in a `train` line" if word == "report" else ""),
+            )  # fmt: skip
         handler(statement, scope)
 
     def unbuilt(self, statement: Any, scope: Scope) -> None:
-        raise mistake("E0901", statement.span, "schedules cannot run yet", why="they parse and format; the family that needs them is not built")
+        raise unbuilt(statement.span, "schedules cannot run yet", "leave the line out: a schedule changes how, not what is computed")
+
+    def named(self, name: str, span: Any, start: int = 0) -> Any:
+        """The span of a name inside of a statement, from `start` in the text on."""
+        from gradflow.language.source import Source
+
+        source = self.scope.module.source
+        place = source.text.find(name, max(span.offset, start), span.end)
+        return Source(source.name, source.text, source.starts).span(place, place + len(name)) if place >= 0 else span
 
     def require(self, statement: s.Require, scope: Scope) -> None:
         from gradflow.passes.properties import check_requirement
@@ -129,7 +159,7 @@ class PipelineElaborator:
 
     def fresh_name(self, name: str, scope: Scope, span: Any) -> None:
         if name in scope.names:
-            raise mistake("E0504", span, f"`{name}` is bound twice", fix="use another name")
+            raise mistake("E0504", span, f"`{name}` is bound twice", why="in a pipeline every name is bound once", fix="use another name")
 
     def input(self, statement: s.Input, scope: Scope) -> None:
         """Inputs of a pipeline are what the caller binds: tensors, when the pipeline is driven from outside."""
@@ -148,9 +178,9 @@ class PipelineElaborator:
 
     def declare(self, statement: s.Declare, scope: Scope) -> None:
         if statement.storage is not None:
-            raise mistake("E0901", statement.storage.span, "storage formats cannot run yet", why="`as` parses and formats; the family that needs it is not built")
+            raise unbuilt(statement.storage.span, "storage formats cannot run yet", "leave out `as ..`")
         for name in statement.names:
-            self.fresh_name(name, scope, statement.span)
+            self.fresh_name(name, scope, self.named(name, statement.span))
         if statement.kind == "data":
             self.declare_data(statement, scope)
             return
@@ -161,7 +191,10 @@ class PipelineElaborator:
     def declare_data(self, statement: s.Declare, scope: Scope) -> None:
         spec, declaration = declare_primitive(self.e, "data", statement.value, scope)
         if len(statement.names) > len(spec.splits):
-            raise mistake("E0502", statement.span, f"{len(statement.names)} names for {len(spec.splits)} splits", why="it has " + ", ".join(f"`{x}`" for x in spec.splits))
+            raise mistake(
+                "E0502", statement.span, f"{len(statement.names)} names for {len(spec.splits)} splits", why=f"it has {listed(spec.splits)}",
+                fix="give as many names as there are splits, or one for all of them",
+            )  # fmt: skip
         key = statement.names[0]
         self.data[key] = p.DataPlan(key, spec, None, statement.span, declaration)
         splits = spec.splits if len(statement.names) > 1 else ("*",)
@@ -176,7 +209,7 @@ class PipelineElaborator:
         if head == "copy":
             found, other = scope.local(tree.args[0].value.id) if isinstance(tree.args[0].value, s.Name) else (False, None)  # type: ignore[union-attr]
             if not found or not isinstance(other, v.Model):
-                raise mistake("E0301", tree.span, "`copy` takes a model", fix="`model average = copy(net)`")
+                raise mistake("E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`")
             self.models[name] = p.ModelPlan(name, other.spec, (), other.name, None, other.free is not None, statement.span)
             return v.Model(name, other.spec, statement.span, other.free, None, other.name)
         spec, declaration = declare_primitive(self.e, "model", tree, scope)
@@ -189,7 +222,9 @@ class PipelineElaborator:
 
         argument = tree.args[0].value if len(tree.args) == 1 else None
         if argument is None:
-            raise mistake("E0401", tree.span, "`free` takes a start value or an axis list")
+            raise mistake(
+                "E0401", tree.span, f"`free` takes one value, {len(tree.args)} given", why="a start value, or an axis list for zeros", fix="`free(0.5)`, or `free([row: 4, col: 3])`"
+            )
         if isinstance(argument, s.ListOf):
             items = tuple(s.AxisItem(i.span, i.name or getattr(i.value, "id", ""), i.value if i.name else None) for i in argument.items)
             axes, start = declared_axes(self.e, s.Axes(argument.span, items), scope)[0], self.e.ops.constant(0.0)
@@ -199,7 +234,10 @@ class PipelineElaborator:
             if start.type.has("node"):
                 self.e.model_axes[name] = (start.type.axis("node"),)
         if any(a.size is None for a in axes):
-            raise mistake("E0303", tree.span, f"the sizes of `{name}` must be known when the spec is compiled")
+            raise mistake(
+                "E0303", tree.span, f"the sizes of `{name}` must be known when the spec is compiled", why=f"it has {v.kind_name(start) if not isinstance(argument, s.ListOf) else 'axes'}"
+                " of unknown size", fix="give sizes: `free([row: 4, col: 3])`",
+            )  # fmt: skip
         shape = tuple(a.size or 0 for a in axes)
         spec = ModelSpec("free", (LeafSpec("value", shape),), _no_module)
         flat = self.e.ops.pack([self.e.ops.expand(start, axes)], [axes])
@@ -211,8 +249,7 @@ class PipelineElaborator:
             target = statement.targets[0]
             if len(statement.targets) > 1:
                 value = self.e.evaluate(statement.value, scope)
-                values = list(value.fields.values()) if isinstance(value, v.Record) else list(value)
-                scope.names.update({t.name: x for t, x in zip(statement.targets, values, strict=True)})
+                scope.names.update({t.name: x for t, x in zip(statement.targets, unpacked(statement, value), strict=True)})
                 return
             self.fresh_name(target.name, scope, target.span)
             scope.names[target.name] = Formula(self.e, statement.value, scope, target.name)
@@ -240,7 +277,11 @@ class PipelineElaborator:
         self.e.constants[f"draw {name}"] = tuple(calls)
 
     def held(self, name: str, field_name: str, node: Node) -> Node:
-        return self.e.ops.source(node.type, "held", name, field_name)
+        """What was drawn, as flows read it: how many samples they see is open where a `train` cuts them into minibatches."""
+        settings = [arg.name for one in self.definition.body or () if isinstance(one, s.Train) for arg in one.args]
+        cut = {"sample"} if "minibatches" in settings else set()
+        axes = tuple(Axis(axis.name, None) if axis.name in cut else axis for axis in node.type.axes)
+        return self.e.ops.source(Type(node.type.base, axes, node.type.target), "held", name, field_name)
 
     # ---- training
 
@@ -264,7 +305,11 @@ class PipelineElaborator:
             return [*[p.Draw(name, call) for call in calls], *([p.Hold(hold)] if hold is not None else [])]
         found, model = scope.local(name)
         if not found or not isinstance(model, v.Model):
-            raise mistake("E0506", statement.span, f"nothing called `{name}` can be assigned here", why="in a pipeline `<-` assigns to a model")
+            known = [n for n in scope.locals() if isinstance(scope.local(n)[1], v.Model)]
+            raise mistake(
+                "E0506", statement.targets[0].span, f"nothing called `{name}` can be assigned here", why="in a pipeline `<-` assigns to a model",
+                **suggestion(statement.targets[0].span, name, known, f"declare it: `model {name} = copy(net)`; a formula is bound with `=`"),
+            )  # fmt: skip
         with self.e.at(batch=True):
             value = self.e.ops.constant(self.e.tensor(self.e.evaluate(statement.value, scope), statement.value))
         flat = value if value.type.has("param") else self.e.ops.pack([value], [model.free or ()])
@@ -279,7 +324,7 @@ class PipelineElaborator:
     def update(self, flow: ElaboratedFlow, statement: s.Flow) -> p.Update:
         region = Region(flow.results, (), flow.name)
         rollout, region = split_rollout(self.e, region)
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"stages": flow.notes}
         if flow.topology is not None:
             from gradflow.passes.topologies import facts as topology_facts
 
@@ -292,14 +337,20 @@ class PipelineElaborator:
     def train(self, statement: s.Train) -> None:
         unit = UNITS.get(statement.unit, statement.unit)
         if unit not in UNITS.values():
-            from gradflow.language.diagnostics import nearest
-
-            raise mistake("E0525", statement.span, f"`{statement.unit}` is no unit of training", why="units are " + ", ".join(UNITS.values()), fix=nearest(statement.unit, UNITS.values()))
+            place = self.named(statement.unit, statement.span, statement.count.span.end)
+            raise mistake(
+                "E0525", place, f"`{statement.unit}` is no unit of training", why=f"units are {listed(UNITS.values())}",
+                **suggestion(place, statement.unit, UNITS.values(), "count in one of these"),
+            )  # fmt: skip
         if unit not in BUILT_UNITS:
-            raise mistake("E0901", statement.span, f"training by {unit} cannot run yet", why="it parses and formats; the family that needs it is not built")
+            place = self.named(statement.unit, statement.span, statement.count.span.end)
+            raise unbuilt(place, f"training by {unit} cannot run yet", f"count in {listed(BUILT_UNITS)}")
         count = self.e.evaluate(statement.count, self.scope)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise mistake("E0526", statement.count.span, "how long to train must be a whole number known when the spec is compiled")
+            raise mistake(
+                "E0526", statement.count.span, "how long to train must be a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(count)}",
+                fix="give a number, or an `int` parameter of the pipeline",
+            )  # fmt: skip
         settings = self.settings(statement)
         scope = self.scope.child()
         inner: list[tuple[s.Statement, Scope]] = []
@@ -321,29 +372,40 @@ class PipelineElaborator:
         reports = tuple(self.periodic(one, scope) for one in periodic)
         final = self.reports(tuple(last), 0, unit, scope, statement.span) if last else None
         wanted = {"/".join((n["kind"], *n["path"])) for r in (*reports, final) if r is not None for n in r.region.sources()}
-        kept = tuple(without_idle_states(action, wanted) if isinstance(action, p.Update) else action for action in actions)
+        kept = tuple(stored(action, wanted) if isinstance(action, p.Update) else action for action in actions)
         self.phases.append(p.Phase(count, unit, settings, kept, reports, statement.span, final))
 
     def settings(self, statement: s.Train) -> dict[str, Any]:
-        from gradflow.language.diagnostics import nearest
-
         found: dict[str, Any] = {}
         for arg in statement.args:
             if arg.name not in SETTINGS:
-                raise mistake("E0404", arg.span, f"`train` has no setting `{arg.name}`", why="settings are " + ", ".join(sorted(SETTINGS)), fix=nearest(arg.name or "", SETTINGS))
+                place = head(arg.span, arg.name) if arg.name else arg.span
+                raise mistake(
+                    "E0404", place, f"`train` has no setting `{arg.name}`" if arg.name else "a setting of `train` needs its name", why=f"settings are {listed(sorted(SETTINGS))}",
+                    **suggestion(place, arg.name or "", SETTINGS, "use one of these"),
+                )  # fmt: skip
             value = arg.value.id if arg.name == "precision" and isinstance(arg.value, s.Name) else self.e.evaluate(arg.value, self.scope)
             least = {"epochs": 1, "minibatches": 1, "micro": 1, "seed": 0}.get(arg.name)
             if least is not None and (not isinstance(value, int) or value < least):
-                raise mistake("E0402", arg.span, f"`{arg.name}` must be a whole number, at least {least}")
+                raise mistake(
+                    "E0402", arg.value.span, f"`{arg.name}` must be a whole number, at least {least}", why=f"this is {v.kind_name(value)}", fix=f"`{arg.name}: {least}`, say"
+                )
             if arg.name == "precision" and value not in ("float32", "float64", "bfloat16"):
-                raise mistake("E0402", arg.span, f"`precision` cannot be `{value}`", why="it is float32, float64 or bfloat16")
+                words = ("float32", "float64", "bfloat16")
+                raise mistake(
+                    "E0402", arg.value.span, f"`precision` cannot be `{value}`", why=f"it is one of {listed(words)}",
+                    **suggestion(arg.value.span, str(value), words, "`precision: float32`, say"),
+                )  # fmt: skip
             found[arg.name] = value
         return found
 
     def periodic(self, statement: s.Every, scope: Scope) -> p.Periodic:
         count = 1 if statement.count is None else self.e.evaluate(statement.count, scope)
         if not isinstance(count, int) or count < 1:
-            raise mistake("E0526", statement.span, "a period must be a whole number, at least 1")
+            place = statement.count.span if statement.count is not None else statement.span
+            raise mistake(
+                "E0526", place, "a period must be a whole number, at least 1", why=f"this is {v.kind_name(count)}", fix=f"`every 10 {UNITS.get(statement.unit, statement.unit)} {{ .. }}`"
+            )
         return self.reports(statement.body, count, UNITS.get(statement.unit, statement.unit), scope, statement.span)
 
     def reports(self, statements: tuple[s.Statement, ...], count: int, unit: str, scope: Scope, span: Any) -> p.Periodic:
@@ -364,25 +426,21 @@ class PipelineElaborator:
                 else:
                     from gradflow.passes.words import statement_word
 
-                    raise mistake("E0501", one.span, f"`{statement_word(one)}` has no place in an `every` block")
+                    word = statement_word(one)
+                    raise mistake(
+                        "E0501", head(one.span, word), f"`{word}` has no place in an `every` block", why="it holds `report`, `checkpoint` and formulas",
+                        fix="put it in the `train` block around it, or in the pipeline",
+                    )  # fmt: skip
         used = {n["path"][0] for _, root in results for n in ordered([root]) if n.op == "source" and n["kind"] == "world"}
         calls = tuple(c for c in (self.e.world or [])[before:] if c.id in used)
         return p.Periodic(count, unit, Region(tuple(results), (), "report"), calls, checkpoint, span)
 
 
-def without_idle_states(update: p.Update, wanted: set[str]) -> p.Update:
-    """Only states that something depends on are stored: parameters, losses, reports, or another stored state."""
-    keys = {f"state/{update.flow}/{plan.key}" for plan in update.states}
-    reads = {name: {"/".join((n["kind"], *n["path"])) for n in Region(((name, node),)).sources()} & keys for name, node in update.region.results}
-    needed = {key for name, states in reads.items() if name not in keys for key in states} | (wanted & keys)
-    queue = list(needed)
-    while queue:
-        for key in reads.get(queue.pop(), set()) - needed:
-            needed.add(key)
-            queue.append(key)
-    results = tuple((name, node) for name, node in update.region.results if name not in keys or name in needed)
-    states = tuple(plan for plan in update.states if f"state/{update.flow}/{plan.key}" in needed)
-    return replace(update, region=replace(update.region, results=results), states=states)
+def stored(update: p.Update, wanted: set[str]) -> p.Update:
+    """The update with the states that something depends on, `wanted` by reports included."""
+    region = without_idle_states(update.region, wanted)
+    kept = {name for name, _ in region.results}
+    return replace(update, region=region, states=tuple(plan for plan in update.states if f"state/{update.flow}/{plan.key}" in kept))
 
 
 def _no_module(seed: int) -> Any:

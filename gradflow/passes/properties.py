@@ -11,10 +11,12 @@ from typing import Any
 
 from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
+from gradflow.language.diagnostics import Mistake, mistake
+from gradflow.language.source import NOWHERE
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import listed, suggestion
 
 GRADIENT = {
     "exact": (), "unbiased": ("omega",), "contractive": ("delta",), "biased": (), "dense": (), "sparse": ("k",), "lowrank": ("r",), "scalar": ("n",),
@@ -22,6 +24,7 @@ GRADIENT = {
 }  # fmt: skip
 GRAPH = ("connected", "central", "doubly_stochastic")
 OBJECTIVE = {"strongly_convex": ("mu",), "smooth": ("L",), "convex": ()}
+UNCHECKED = ("reversible", "certified")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class _Dry:
     def call_special(self, node: s.Call, scope: Scope) -> tuple[bool, Any]:
         return False, None
 
+    def call_stage(self, stage: Any, node: s.Call, scope: Scope) -> Any:
+        raise mistake("E0521", node.span, "nothing flows while properties are read")  # caught where the formula is skipped
+
 
 def _of_body(e: Elaborator, stage: v.Stage, frame: Any) -> list[Property]:
     from gradflow.graph.types import Axis
@@ -84,17 +90,33 @@ def _of_body(e: Elaborator, stage: v.Stage, frame: Any) -> list[Property]:
         if isinstance(statement, s.Bind) and statement.op == "=":
             try:
                 scope.names[statement.targets[0].name] = e.evaluate(statement.value, scope)
-            except Exception:
+            except Mistake:
                 continue
         elif isinstance(statement, s.Gives):
             found.append(_property(e, statement.value, scope))
     return found
 
 
+def check_given(e: Elaborator, statement: s.Gives, scope: Scope) -> None:
+    """A `gives` line where its body is checked: a property that there is, of names that there are."""
+    tree = statement.value
+    name, args = (tree.callee, tree.args) if isinstance(tree, s.Call) else (tree, ())
+    if isinstance(name, s.Name) and name.id in (*GRAPH, *OBJECTIVE, *UNCHECKED):
+        return
+    _property(e, tree, scope)
+    for arg in args:
+        if arg.name != "index":
+            e.evaluate(arg.value, scope)
+
+
 def _property(e: Elaborator, tree: s.Expr, scope: Scope) -> Property:
     name, args = (tree.callee, tree.args) if isinstance(tree, s.Call) else (tree, ())
     if not isinstance(name, s.Name) or name.id not in GRADIENT:
-        raise mistake("E0601", tree.span, "this is no property of a gradient", why="properties are " + ", ".join(f"`{p}`" for p in GRADIENT))
+        place, word = (name.span, name.id) if isinstance(name, s.Name) else (tree.span, "")
+        raise mistake(
+            "E0601", place, f"`{word}` is no property of a gradient" if word else "a property of a gradient is needed here", why=f"properties are {listed(GRADIENT, 20)}",
+            **suggestion(place, word, GRADIENT, "use one of these"),
+        )  # fmt: skip
     values: dict[str, Any] = {}
     for place, arg in enumerate(args):
         key = arg.name or (GRADIENT[name.id][place] if place < len(GRADIENT[name.id]) else f"value{place}")
@@ -102,7 +124,7 @@ def _property(e: Elaborator, tree: s.Expr, scope: Scope) -> Property:
             continue
         try:
             value = e.evaluate(arg.value, scope)
-        except Exception:
+        except Mistake:
             value = None
         values[key] = value if isinstance(value, int | float) and not isinstance(value, bool) else None
     return Property(name.id, values)
@@ -122,24 +144,27 @@ def property_fields(e: Elaborator, stage: Any, frame: Any) -> dict[str, Any]:
 def check_requirement(e: Elaborator, statement: s.Require, scope: Scope) -> None:
     """`require` is an error where it is known to fail, `prefer` a warning; what is not known yet is left to the plan."""
     tree = statement.value
-    if isinstance(tree, s.Call) and isinstance(tree.callee, s.Name) and tree.callee.id in (*GRADIENT, *OBJECTIVE, *GRAPH, "reversible", "certified"):
+    if isinstance(tree, s.Call) and isinstance(tree.callee, s.Name) and tree.callee.id in (*GRADIENT, *OBJECTIVE, *GRAPH, *UNCHECKED):
         _check_property(e, statement, tree, scope)
         return
     if isinstance(tree, s.Compare) and isinstance(tree.operands[0], s.Name) and tree.operands[0].id in ("memory", "privacy"):
         return
     try:
         value = e.evaluate(tree, scope)
-    except Exception as error:
-        if statement.kind == "prefer":
+    except Mistake as error:
+        if statement.kind == "prefer" and error.diagnostic.code == "E0202":  # a number that the stage does not state
             return
-        raise error
+        raise
     if isinstance(value, Node):
         from gradflow.passes.constants import known
 
         value = known(value)
     if value is None or value is True or (isinstance(value, int | float) and value):
         return
-    _unmet(e, statement, tree.span, statement.message or "this requirement does not hold", "")
+    from gradflow.passes.words import expression_text
+
+    text = expression_text(tree)
+    _unmet(e, statement, tree.span, statement.message or f"`{text}` does not hold", f"`{statement.kind} {text}` is asked for", "change the arguments so that it holds")
 
 
 def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: str, fix: str = "") -> None:
@@ -151,7 +176,7 @@ def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: st
 
 def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope) -> None:
     name = tree.callee.id  # type: ignore[union-attr]
-    if name in OBJECTIVE or name in ("reversible", "certified"):
+    if name in OBJECTIVE or name in UNCHECKED:
         return
     frame = scope.frame
     stage = frame.stage if frame is not None else None
@@ -169,23 +194,19 @@ def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Sc
         "contractive": "the error feedback loop is only stable when |C(x) - x|^2 <= (1 - delta) |x|^2",
         "unbiased": "the mean of C(x) must be x",
     }
-    fix = "`compress: scaled(..)` makes an unbiased compressor contractive; or use `topk(10%)`" if name == "contractive" and any(p.name == "unbiased" for p in gives) else ""
-    place = getattr(value, "span", tree.span)
+    unbiased = name == "contractive" and any(p.name == "unbiased" for p in gives)
+    fix = "`scaled(..)` makes an unbiased compressor contractive; or use `topk(10%)`" if unbiased else f"use a stage that gives `{name}`, or state it there: `gives {name}(..)`"
+    place = getattr(value, "span", NOWHERE)
+    where = stage.span if stage is not None and place.file != stage.span.file else place if stage is not None else tree.span
     owner = stage.name if stage is not None else scope.owner
     raise mistake(
-        "E0312", stage.span if stage is not None else tree.span, f"`{owner}` needs {'an' if name[0] in 'aeiou' else 'a'} {name} `{_text(tree)}`",
-        label=f"gives {shown}", why=whys.get(name, ""), fix=fix, secondary=_label(place, shown, stage),
+        "E0312", where, f"`{owner}` needs {'an' if name[0] in 'aeiou' else 'a'} {name} `{_text(tree)}`", label=f"gives {shown}",
+        why=whys.get(name, "what it does is only right for such a one"), fix=fix,
     )  # fmt: skip
 
 
 def _is_nothing(value: Any) -> bool:
     return isinstance(value, v.BuiltinStage) and value.name == "nothing"
-
-
-def _label(place: Any, shown: str, stage: Any) -> tuple[Any, ...]:
-    from gradflow.language.diagnostics import Label
-
-    return (Label(place, f"gives {shown}"),) if stage is not None and place != stage.span else ()
 
 
 def _text(tree: s.Call) -> str:

@@ -133,4 +133,6 @@ class Scope:
         try:
             return module(path)
         except OSError:
-            raise mistake("E0204", node.span, f"cannot read `{path}`", why="the import names a file that is not there", fix="correct the path, relative to this file") from None
+            raise mistake(
+                "E0204", node.span, f"cannot read `{path}`", why="the import names a file that is not there", fix="correct the path; it is relative to this file"
+            ) from None

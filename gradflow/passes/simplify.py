@@ -122,7 +122,7 @@ def fold(ops: Operations, node: Node) -> Value | None:
     """Numbers are computed now; x + 0, x * 1, x / 1, x ^ 1 and bounds that cannot bind are x."""
     values = [below if known(below) is None else known(below) for below in node.inputs]
     numbers = [value for value in values if not isinstance(value, Node)]
-    if not numbers or any(number != number for number in numbers) or (node.op == "pow" and node.type.base == "int"):
+    if not numbers or any(number != number for number in numbers):
         return None
     try:
         result = ops.elementwise(node.op, *(value for value in values if value is not None))
@@ -209,7 +209,9 @@ def merged_expand(ops: Operations, node: Node) -> Value | None:
         return x
     inner = repeated(x)
     unknown = {axis.name for axis in node.type.axes if axis.size is None}
-    if inner is None or (inner.type.base, inner.type.target) != (node.type.base, node.type.target) or (unknown & set(x.type.names)) - set(inner.type.names):
+    if inner is None or (inner.type.base, inner.type.target) != (node.type.base, node.type.target):
+        return None
+    if (unknown & set(x.type.names)) - set(inner.type.names):  # x measures an axis that inner lacks
         return None
     return ops.make("expand", (inner,), node.type)
 

@@ -14,7 +14,7 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
-from gradflow.passes.calls import declared_axes
+from gradflow.passes.calls import declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS
 from gradflow.passes.scope import Scope
 from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
@@ -126,9 +126,17 @@ class StageBody(Body):
         node = self.e.ops.constant(self.e.tensor(value))
         if self.leaf is None:
             return self.flat(node), ()
-        lifted = {"node"}
-        own = tuple(axis for axis in node.type.axes if axis.name not in lifted)
+        own = self.laid_out(node.type.without(["node"]))
         return self.flat(node, own), own
+
+    def laid_out(self, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        """The axes in the leaf's order, new ones in the places of those they replace: [cut, kept] cut to {kept, r} is [r, kept]."""
+        assert self.leaf is not None
+        own = {axis.name for axis in self.leaf.axes}
+        found = {axis.name: axis for axis in axes}
+        new = [axis for axis in axes if axis.name not in own]
+        placed = [found.get(axis.name) or (new.pop(0) if new else None) for axis in self.leaf.axes]
+        return (*(axis for axis in placed if axis is not None), *new)
 
     def lower_bundle(self, axes: tuple[Axis, ...]) -> Bundle:
         if self.leaf is None:
@@ -163,7 +171,10 @@ class StageBody(Body):
         if self.absolute:
             return Change(self.flat(self.scope.names["param"]), True)
         if not isinstance(self.delta, Node) and self.delta == 0.0 and self.stepped is None and self.stage.kind == "update":
-            raise mistake("E0517", self.stage.definition.name_span, f"`{self.stage.name}` does nothing", fix="end it with `param <- ..`, `return ..` or `step(..)`")
+            raise mistake(
+                "E0517", self.stage.definition.name_span, f"`{self.stage.name}` does nothing", why="an update moves the parameters",
+                fix="end it with `param <- ..`, `return ..` or `step(..)`",
+            )  # fmt: skip
         return Change(self.flat(self.delta))
 
     def hand_on(self) -> Change:
@@ -214,7 +225,9 @@ class StageBody(Body):
         self.guards.pop()
 
     def do_carry(self, statement: s.Carry, scope: Scope) -> None:
-        self.carries.append((tuple(self.guards), statement, scope))
+        now = scope.child()  # names as they are here: what the statements below assign is the new coordinates, not the old ones
+        now.names.update({name: scope.local(name)[1] for name in set(scope.locals())})
+        self.carries.append((tuple(self.guards), statement, now))
 
     def do_bind(self, statement: s.Bind, scope: Scope) -> None:
         if statement.op == "<-" and len(statement.targets) == 1 and statement.targets[0].name == "param" and not statement.targets[0].index:
@@ -253,7 +266,7 @@ class StageBody(Body):
 
     def do_state(self, statement: s.State, scope: Scope) -> None:
         if statement.storage is not None:
-            raise mistake("E0901", statement.storage.span, "storage formats cannot run yet", why="`as` parses and formats; the family that needs it is not built")
+            raise unbuilt(statement.storage.span, "storage formats cannot run yet", "leave out `as ..`")
         axes, target = ((), None)
         option = statement.type.options[0] if statement.type is not None else None
         if option is not None and option.axes is not None:
@@ -326,7 +339,7 @@ class StageBody(Body):
         if slot is None:
             return super().assign(target, value, scope, statement)
         if target.index:
-            raise mistake("E0901", target.span, "a state cannot be assigned in part yet", why="it parses and formats; asynchronous events are not built")
+            raise unbuilt(target.span, "a state cannot be assigned in part yet", f"assign the whole: `{target.name} <- where(position(axis) == i, new, {target.name})`")
         node = self.e.ops.constant(self.e.tensor(value, statement.value))
         node = self.placed_on(node, slot.type.axes, statement)
         wide = self.flow.settle(slot.key, Type(slot.type.base, node.type.axes, slot.type.target))
@@ -347,12 +360,24 @@ class StageBody(Body):
         outside = self.e.stage_states.setdefault(id(self.stage), {})
         for name, slot in self.slots.items():
             value = self.scope.names[name]
-            fields[name] = value
+            fields[name] = self.shaped(value)
             outside[name] = (self.flow.name, slot.key, slot.type)
             if self.e.loops:
                 self.flow.loop_values[slot.key] = value
             elif value is not slot.read or slot.init is None or slot.read.op != "source":
                 slot.write = self.e.ops.expand(value, self.flow.types[slot.key].axes)
+
+    def shaped(self, value: Node) -> Node:
+        """A state as others see it: a flat one in the shape of the leaf where there is but one."""
+        if len(self.bundle.leaves) == 1 and value.type.has("param") and value.type.axis("param").size == self.bundle.size:
+            return self.e.ops.leaf(value, 0, self.bundle.leaves[0].axes)
+        return value
+
+    def own_view(self, value: Any) -> Any:
+        """A field of a called stage as this body sees what flows: flat again where it has the shape of the one leaf here."""
+        if self.leaf is None and len(self.bundle.leaves) == 1 and isinstance(value, Node) and value.op == "leaf" and value.type.without(["node"]) == self.bundle.leaves[0].axes:
+            return self.flat(value)
+        return value
 
     # ---- exchanges, and stages as functions
 
@@ -371,7 +396,10 @@ class StageBody(Body):
     def call_stage(self, stage: Any, node: s.Call, scope: Scope) -> Any:
         """A stage as a function: what a projection makes of a value, or the step that an update makes of it."""
         if len(node.args) != 1 or node.args[0].name is not None:
-            raise mistake("E0401", node.span, "a stage used as a function takes one value: the gradient")
+            raise mistake(
+                "E0401", node.span, f"a stage used as a function takes one value, {len(node.args)} given", why="it is called on the gradient that it is to work on",
+                fix="`compress(grad)`; its options are given where it is named",
+            )  # fmt: skip
         value = self.flat(self.e.evaluate(node.args[0].value, scope))
         self.calls += 1
         index = self.call_index(node)
@@ -387,7 +415,7 @@ class StageBody(Body):
         change = self.builder.chain(flatten(stage), constant_upstream(value, "a stage called as a function sees one gradient"), bundle, capture, path + ".")
         fields: dict[str, Any] = {}
         for key in [k for k in self.flow.called if k not in before or k.startswith(path)]:
-            fields.update(self.flow.called[key])
+            fields.update({name: self.own_view(x) for name, x in self.flow.called[key].items()})
         self.flow.called[f"#{id(stage)}"] = fields
         result = out[0] if out else self.builder.difference(change, bundle)
         return self.view(self.e.ops.constant(result)) if not self.quiet or result is not None else result

@@ -17,7 +17,8 @@ from typing import Any
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
+from gradflow.language.diagnostics import Mistake, mistake
+from gradflow.language.source import NOWHERE, Span
 from gradflow.passes import values as v
 from gradflow.passes.calls import applied
 from gradflow.passes.expressions import Elaborator
@@ -103,7 +104,7 @@ class Flow:
     loop_values: dict[str, Node] = field(default_factory=dict)
     reports: dict[str, Any] = field(default_factory=dict)
     executed: Node | None = None
-    stage_notes: list[tuple[str, str, str]] = field(default_factory=list)
+    stage_notes: dict[str, tuple[Type, int]] = field(default_factory=dict)
     dirty: bool = False
 
     def settle(self, key: str, found: Type) -> Type:
@@ -119,10 +120,17 @@ class Flow:
         return merged
 
 
+def elsewhere(span: Span, why: str) -> Mistake:
+    """`grad(at: ..)` where only the gradient at the parameters is to be had."""
+    return mistake(
+        "E0514", span, "the gradient cannot be asked for at another point here", why=why, fix="put the stage that asks before the one that stands between it and the objective"
+    )
+
+
 def constant_upstream(value: Node, why: str) -> Upstream:
     def at(point: Node | None, fresh: int) -> Node:
         if point is not None:
-            raise mistake("E0514", value.span, "the gradient cannot be asked for at another point here", why=why)
+            raise elsewhere(value.span, why)
         return value
 
     return Upstream(at)
@@ -140,7 +148,10 @@ def chain_value(e: Elaborator, node: s.Chain, scope: Scope) -> v.ChainOf:
             continue
         value = applied(e, e.evaluate(tree, scope), tree.span)
         if not isinstance(value, v.STAGES):
-            raise mistake("E0515", tree.span, f"{v.kind_name(value)} cannot stand in a flow", why="after the objective come an estimator, projections, an exchange and an update")
+            raise mistake(
+                "E0515", tree.span, f"{v.kind_name(value)} cannot stand in a flow", why="after the objective come an estimator, projections, an exchange and an update",
+                fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
+            )  # fmt: skip
         stages.append(value)
     return v.ChainOf(tuple(stages), node.span)
 
@@ -190,7 +201,22 @@ class FlowBuilder:
 
         return self.stage(stages[0], up, bundle, rest, f"{path}{len(stages)}")
 
+    def noted(self, up: Upstream, bundle: Bundle, path: str) -> Upstream:
+        """The same; the type of what arrives at a stage, and how many coordinates it has, are kept for views."""
+
+        def at(point: Node | None, fresh: int) -> Node:
+            value = up.at(point, fresh)
+            self.flow.stage_notes.setdefault(path, (value.type, bundle.size))
+            return value
+
+        return replace(up, at=at)
+
     def stage(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
+        with self.e.anchoring(getattr(stage, "span", NOWHERE)):
+            return self.one(stage, up, bundle, below, path)
+
+    def one(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
+        up = self.noted(up, bundle, path)
         if isinstance(stage, v.ChainOf):
             return self.chain(flatten(stage), up, bundle, below, path + ".")
         if isinstance(stage, v.BuiltinStage):
@@ -240,10 +266,13 @@ class FlowBuilder:
     def alternatives(self, stage: v.FirstFitting, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
         taken: dict[int, list[int]] = {}
         rest: list[int] = []
+        named: dict[int, tuple[Axis, ...]] = {}
         for place, leaf in enumerate(bundle.leaves):
             for index, option in enumerate(stage.options):
-                pattern = option.pattern if isinstance(option, v.OnlyOn) else None
-                if pattern is None or match(self.e, pattern, leaf.name, leaf.axes, option.scope, {}) is not None:
+                guarded = isinstance(option, v.OnlyOn)
+                axes = match(self.e, option.pattern, leaf.name, leaf.axes, option.scope, {}) if guarded else leaf.axes
+                if axes is not None:
+                    named[place] = axes
                     taken.setdefault(index, []).append(place)
                     break
             else:
@@ -253,8 +282,9 @@ class FlowBuilder:
             option = stage.options[index]
             inner = applied(self.e, option.stage if isinstance(option, v.OnlyOn) else option, stage.span)
 
-            def run(u: Upstream, b: Bundle, k: Below, inner: Any = inner, index: int = index) -> Change:
-                return self.chain(flatten(inner), u, b, k, f"{path}|{index}.")
+            def run(u: Upstream, b: Bundle, k: Below, inner: Any = inner, index: int = index, places: list[int] = places) -> Change:
+                leaves = tuple(replace(leaf, axes=named[place]) for leaf, place in zip(b.leaves, places, strict=True))
+                return self.chain(flatten(inner), u, Bundle(leaves, b.param), k, f"{path}|{index}.")
 
             groups.append((tuple(places), run))
         if rest:
@@ -293,7 +323,7 @@ class FlowBuilder:
     def part_upstream(self, up: Upstream, bundle: Bundle, places: tuple[int, ...]) -> Upstream:
         def at(point: Node | None, fresh: int) -> Node:
             if point is not None:
-                raise mistake("E0514", point.span, "the gradient cannot be asked for at another point behind a stage that works leaf by leaf")
+                raise elsewhere(point.span, "a stage before this one works leaf by leaf")
             return self.cut(bundle, up.at(None, fresh), places)
 
         return Upstream(at, up.fields)
@@ -305,7 +335,7 @@ class FlowBuilder:
 
         def at(point: Node | None, fresh: int) -> Node:
             if point is not None:
-                raise mistake("E0514", point.span, "the gradient cannot be asked for at another point behind a stage that works leaf by leaf")
+                raise elsewhere(point.span, "a stage before this one works leaf by leaf")
             flats = [u.at(None, fresh) for _, u, _, _ in met]
             pieces = [self.e.ops.leaf(flats[group], met[group][2].offset(i), met[group][2].leaves[i].axes) for _, group, i in entries]
             return self.e.ops.pack(pieces, [leaf.axes for leaf in leaves])
@@ -337,7 +367,10 @@ class FlowBuilder:
         if not change.absolute:
             return change.value
         if bundle.param is None:
-            raise mistake("E0512", change.value.span, "`param` cannot be read behind a change of coordinates", fix="put this stage before the projection")
+            raise mistake(
+                "E0512", change.value.span, "`param` cannot be read behind a change of coordinates", why="what flows here is not shaped like the parameters any more",
+                fix="put this stage before the projection",
+            )  # fmt: skip
         return self.e.ops.constant(self.e.ops.elementwise("sub", change.value, bundle.param))
 
 

@@ -36,7 +36,10 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
     if definition.value is not None:
         value = e.evaluate(definition.value, scope)
         if not isinstance(value, v.Topology):
-            raise mistake("E0301", definition.value.span, f"a topology is needed here, this is {v.kind_name(value)}")
+            raise mistake(
+                "E0301", definition.value.span, f"a topology is needed here, this is {v.kind_name(value)}", why="an alias of kind topology stands for one",
+                fix="`topology pairs = ring(16)`, say",
+            )  # fmt: skip
         weights = scope.local("weights")
         return _named(value, text, weights[1] if weights[0] else None)
     body = TopologyBody(e, scope, definition.name)
@@ -44,7 +47,9 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
         body.run(definition.body or ())
     found, nodes = scope.local("nodes")
     if not found:
-        raise mistake("E0605", definition.name_span, f"`{definition.name}` does not say how many nodes it has", fix="add `nodes = n`")
+        raise mistake(
+            "E0605", definition.name_span, f"`{definition.name}` does not say how many nodes it has", why="links and weights run over the axis `node`", fix="add `nodes = n`"
+        )
     nodes = e.ops.constant(nodes)["value"] if not isinstance(nodes, Node) else None
     directed = any(link.directed for link in body.links) or scope.local("directed")[1] is True
     given = scope.local("adjacency")[1]
@@ -55,10 +60,16 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
     if not body.links:
         weights_value = scope.local("weights")[1]
         if not isinstance(weights_value, Node):
-            raise mistake("E0605", definition.name_span, f"`{definition.name}` has neither links nor weights", fix="add `link i <-> j if ..`, or give `adjacency` or `weights` over [node, from]")
+            raise mistake(
+                "E0605", definition.name_span, f"`{definition.name}` has neither links nor weights", why="a topology says who is linked to whom",
+                fix="add `link i <-> j if ..`, or give `adjacency` or `weights` over [node, from]",
+            )  # fmt: skip
         return v.Topology(text, nodes, e.ops.constant(e.ops.elementwise("ne", weights_value, 0)), weights_value, True, {}, False)
     if nodes is None or nodes < 1:
-        raise mistake("E0605", definition.name_span, f"`{definition.name}` needs a number of nodes known when the spec is compiled, at least 1")
+        raise mistake(
+            "E0605", definition.name_span, f"`{definition.name}` needs a number of nodes known when the spec is compiled, at least 1", why="every node has its place in the plan",
+            fix="`nodes = n`, with n a number or an `int` parameter",
+        )  # fmt: skip
     adjacency = _adjacency(e, body, scope, nodes)
     weights_value = scope.local("weights")[1] if scope.local("weights")[0] else None
     constant = not any(n.op == "source" for n in _nodes(adjacency))
@@ -105,7 +116,10 @@ def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.To
         return result
     if node.op == "*" and isinstance(right, v.Topology):
         return product(e, left, right)
-    raise mistake("E0301", node.span, f"topologies are combined by `*` and by `^` with a whole number, not with {v.kind_name(right)}")
+    raise mistake(
+        "E0301", node.span, f"topologies are combined by `*` and by `^` with a whole number, not with {v.kind_name(right)}", why="`*` is their Cartesian product, `^` repeats it",
+        fix="`ring(3) * ring(4)`, or `path(2)^3`",
+    )  # fmt: skip
 
 
 def _single(e: Elaborator) -> v.Topology:
@@ -115,7 +129,7 @@ def _single(e: Elaborator) -> v.Topology:
 
 def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
     if a.nodes is None or b.nodes is None:
-        raise mistake("E0605", e.ops.span, "a product needs factors of known size")
+        raise mistake("E0605", e.ops.span, "a product needs factors of known size", why="the nodes of the product are pairs of theirs", fix="give both a number of nodes")
     ops = e.ops
     n = a.nodes * b.nodes
     here, there = ops.range(Axis("node", n)), ops.range(Axis("from", n))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
+from gradflow.language.diagnostics import Diagnostic
 from gradflow.language.source import NOWHERE, Span
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ class Missing:
     name: str
     owner: str
     span: Span
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What a declaration with a mistake leaves behind: whoever reads the name fails by the same mistake, which is reported once."""
+
+    diagnostic: Diagnostic
 
 
 @dataclass(frozen=True)
@@ -204,9 +212,39 @@ def kind_name(value: Any) -> str:
         return f"a value of type {value.type}"
     if isinstance(value, Stage):
         return f"the {value.kind} `{value.name}`"
-    names = {
-        Function: "a function", LambdaValue: "a function", Builtin: "a built-in function", Record: "a record", BuiltinStage: "a stage",
-        ChainOf: "a chain of stages", OnlyOn: "a stage", FirstFitting: "a choice of stages", Topology: "a topology", Model: "a model",
-        Data: "a data set", Pipeline: "a pipeline", Primitive: "a library call", Missing: "a missing input", tuple: "a tuple", list: "a list",
-    }  # fmt: skip
-    return next((text for cls, text in names.items() if isinstance(value, cls)), "nothing" if value is NONE else type(value).__name__)
+    if isinstance(value, Builtin | BuiltinStage | Primitive | Topology | Model | Data):
+        return f"the {NAMED[type(value)]} `{value.name}`"
+    definition = getattr(value, "definition", None)
+    if isinstance(definition, s.Definition):
+        return f"the {definition.kind} `{definition.name}`"
+    return "`none`" if value is NONE else next((text for cls, text in UNNAMED.items() if isinstance(value, cls)), "no value")
+
+
+NAMED = {
+    Builtin: "built-in function", BuiltinStage: "stage", Primitive: "library call", Topology: "topology", Model: "model", Data: "data set",
+}  # fmt: skip
+UNNAMED: dict[type, str] = {
+    LambdaValue: "a function", Record: "a record", ChainOf: "a chain of stages", OnlyOn: "a stage", FirstFitting: "a choice of stages",
+    Missing: "a missing input", StageCall: "a stage", tuple: "a tuple", list: "a list",
+}  # fmt: skip
+
+
+def kind_hint(value: Any) -> tuple[str, str]:
+    """(why a value is no number, how one is had from it), for messages."""
+    if isinstance(value, Function | LambdaValue | Builtin | Primitive):
+        return "a function is a number only once it is called", "call it: `f(..)`"
+    if isinstance(value, Record):
+        return "a record holds several values", f"name one: `.{next(iter(value.fields), 'field')}`"
+    if isinstance(value, Data):
+        return "a data set holds several fields, in splits", "name one: `train.x`"
+    if isinstance(value, str):
+        return "words are values of options, not numbers", "choose by it: `case(option, word: value)`"
+    if isinstance(value, tuple | list):
+        return "a tuple holds several values", "take one by its place: `x[0]`"
+    if isinstance(value, Topology):
+        return "a topology says who is linked to whom", "use one of its fields: `graph.adjacency`, `graph.degree`, .."
+    if isinstance(value, Missing):
+        return f"`{value.name}` was not supplied", f"pass `{value.name}: ..`"
+    if value is NONE:
+        return "`none` stands for the absence of a value", "give a number, or ask first: `where(x == none, .., ..)`"
+    return "a stage or a pipeline acts on what flows and has no value of its own", "use it in a `flow` line"

@@ -57,13 +57,14 @@ class UnitDone:
 
 @dataclass(frozen=True)
 class Report:
-    """The values of one `every` block; `t` is 0 before the first unit of the phase."""
+    """The values of one `every` block, `t` being 0 before the first unit; or (`final`) what is reported once at the end of the phase."""
 
     tick: int
     phase: int
     t: int
     unit: str
     values: Mapping[str, Value]
+    final: bool = False
 
 
 @dataclass(frozen=True)

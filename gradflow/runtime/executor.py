@@ -24,14 +24,14 @@ from torch import Tensor
 import gradflow
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
-from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Phase, Program, Update
+from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import write_checkpoint
 from gradflow.runtime.clocks import Clocks
 from gradflow.runtime.events import SCHEMA, CheckpointWritten, Event, Learnt, Report, RunFailed, RunFinished, RunStarted, RunStopped, UnitDone
 from gradflow.runtime.finite import FiniteWatch
-from gradflow.runtime.phases import Every, PhasePlan, plan_phase
+from gradflow.runtime.phases import PhasePlan, plan_phase
 from gradflow.runtime.regions import BACKENDS, Lowered, Regions
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
@@ -118,7 +118,7 @@ class Run:
                 yield self._started(plans)
                 for plan in plans:
                     yield from self._phase(plan)
-                    if self.stopping:
+                    if self.stopping and (plan is not plans[-1] or self.clocks.t < plan.count):
                         yield from self._stopped(began)
                         return
             except KeyboardInterrupt:
@@ -169,12 +169,14 @@ class Run:
         for update in plan.flows:
             self.store.add_states(update)
         for every in plan.periodic:
-            yield from self._report(plan, every, first=True)
+            yield from self._report(plan, every.periodic, first=True)
         for _ in range(plan.count):
             if self.stopping:
                 return
             self.clocks.t += 1
             yield from self._unit(plan)
+        if plan.phase.final is not None:
+            yield from self._report(plan, plan.phase.final)
 
     def _unit(self, plan: PhasePlan) -> Iterator[Event]:
         began, tokens = time.perf_counter(), self.world.tokens
@@ -192,7 +194,7 @@ class Run:
                     self._change(action, cut, tally)
                 if group is plan.last_group:
                     for every in plan.due(self.clocks.t, number + 1):
-                        yield from self._report(plan, every)
+                        yield from self._report(plan, every.periodic)
         self.clocks.visit = first + plan.updates
         seconds = time.perf_counter() - began
         drawn = self.world.tokens - tokens
@@ -204,7 +206,7 @@ class Run:
             amount / seconds if amount else None, what if amount else "",
         )  # fmt: skip
         for every in plan.due_after(clocks.t):
-            yield from self._report(plan, every)
+            yield from self._report(plan, every.periodic)
         clocks.tick += 1
         for every in plan.periodic:
             if every.periodic.checkpoint and plan.fired(every, clocks.t):
@@ -303,9 +305,9 @@ class Run:
 
     # ---- reports and checkpoints
 
-    def _report(self, plan: PhasePlan, every: Every, first: bool = False) -> Iterator[Event]:
-        """Evaluates an `every` block with the models as they are used, not trained (no dropout). `first`: what can be known before any draw."""
-        region = self._known(every.periodic.region) if first else every.periodic.region
+    def _report(self, plan: PhasePlan, block: Periodic, first: bool = False) -> Iterator[Event]:
+        """Evaluates reports with the models as they are used, not trained (no dropout). `first`: only what can be known before any draw."""
+        region = self._known(block.region) if first else block.region
         if not region.results:
             return
         used = {source["path"][0] for source in region.sources() if source["kind"] == "world"}
@@ -314,16 +316,16 @@ class Run:
         for module in modules:
             module.eval()
         try:
-            for call in every.periodic.calls:
+            for call in block.calls:
                 if call.id in used:
                     self.world.call(call, self.clocks.seed, self.clocks.tick)
-            results = self._run(region, every.periodic.span)
+            results = self._run(region, block.span)
         finally:
             for module, mode in zip(modules, training, strict=True):
                 module.train(mode)
         values = {name: value.tolist() for name, value in results.items()}
         self.learnt.add(values)
-        yield Report(self.clocks.tick, plan.index, self.clocks.t, plan.phase.unit, values)
+        yield Report(self.clocks.tick, plan.index, self.clocks.t, plan.phase.unit, values, block is plan.phase.final)
 
     def _known(self, region: Region) -> Region:
         """The reports that do not wait for something to be drawn."""
@@ -385,5 +387,3 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
 
-
-__all__ = ["Options", "Phase", "Run", "execute"]

@@ -19,6 +19,7 @@ from gradflow.runtime.events import RunFailed
 from gradflow.runtime.state import as_tensor
 
 BACKENDS = ("torch", "reference")
+CAUSED = (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
 
 Key = tuple[str, ...]
 
@@ -94,7 +95,10 @@ class Regions:
 
 
 class failures:
-    """Turns what a backend or a model raises inside into `RunFailed` at the place that it names, else at `span`."""
+    """Turns what data, a model or a device can cause inside into `RunFailed`, at the place that the error names, else at `span`.
+
+    Errors that only a mistake of the compiler can cause go through as they are.
+    """
 
     def __init__(self, span: Span, stage: str = ""):
         self.span = span
@@ -104,12 +108,13 @@ class failures:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, RunFailed) or not isinstance(error, Exception):
-            return
         span = getattr(error, "span", None)
+        if isinstance(error, RunFailed) or not (isinstance(span, Span) or isinstance(error, CAUSED)):
+            return
         place = span if isinstance(span, Span) and span != NOWHERE else self.span
         message = getattr(error, "reason", None) or str(error) or type(error).__name__
+        message = str(message).strip()
         if isinstance(error, torch.OutOfMemoryError):
             message = f"the device has no more memory: {message}"
         op = getattr(error, "op", None)
-        raise RunFailed(f"`{op}` cannot be computed: {message}" if op else str(message), place, self.stage) from error
+        raise RunFailed(f"`{op}` cannot be computed: {message}" if op else message, place, self.stage) from error

@@ -61,14 +61,14 @@ class Store:
         self.initial.clear()
 
     def _first(self, plan: ModelPlan, seed: int, start: Any) -> Tensor:
-        """Where one copy of the model starts: [param]."""
+        """Where the model starts: [param], or [lifted.., param] where a free tensor's copies start at different points."""
         if plan.copy_of is not None:
             if not plan.free:
                 module = copy.deepcopy(self.runners[plan.copy_of].module)
                 self.runners[plan.name] = ModelRunner(plan.spec, module, self.device, self.real)
             return self.initial[plan.copy_of]
         if plan.start is not None:
-            return torch.as_tensor(start(plan), dtype=self.real, device=self.device).reshape(-1)
+            return torch.as_tensor(start(plan), dtype=self.real, device=self.device)
         try:
             module = plan.spec.build(model_seed(seed, plan.name))
         except (OSError, ImportError, ValueError, RuntimeError) as error:

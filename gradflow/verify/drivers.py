@@ -1,5 +1,8 @@
 """Drivers by kind of definition: a function is called, an objective is asked for its loss and gradients, an update is stepped through
 grad_0, grad_1, .., a pipeline is run with its inputs bound. No component has code of its own here.
+
+A component with several faces (an update that is stepped, and the function inside it that is called) is a definition for each: where a vector's
+parameters say `op: name` and COMPONENT has no such parameter, the definition COMPONENT_name of the same file is driven.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy
 
-from gradflow.graph.graph import Node, Region, substitute
+from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import GradflowError, mistake
@@ -18,13 +21,17 @@ from gradflow.passes.bodies import run_function
 from gradflow.passes.calls import applied, bind_parameters, with_bound
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Module
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream, flatten
+from gradflow.passes.stages import Flow, Leaf
+from gradflow.passes.standalone import FLOW, step_region
 
 Arrays = Mapping[str, numpy.ndarray]
 
 
 def drive(home: Module, name: str, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
     definition = home.definitions[name]
+    face = home.definitions.get(f"{name}_{params.get('op')}")
+    if face is not None and all(param.name != "op" for param in definition.params):
+        definition, params = face, {key: value for key, value in params.items() if key != "op"}
     if definition.kind in ("function", "objective"):
         return drive_function(home, definition, params, inputs, backend)
     if definition.kind == "pipeline":
@@ -111,9 +118,17 @@ def drive_function(home: Module, definition: s.Definition, params: Mapping[str, 
                 arrays[("input", name)] = fed(value, backend)
     result = run_function(e, v.Function(definition, home.scope(), bound), supplied, definition.span)
     outputs = _outputs(e, definition, result, supplied)
-    region = Region(tuple((name, e.ops.constant(e.tensor(value))) for name, value in outputs.items()))
+    region = Region(tuple((name, in_order(e, definition, e.ops.constant(e.tensor(value)))) for name, value in outputs.items()))
     found = lowered(region, backend)(arrays)
     return {name: numpied(value) for name, value in found.items()}
+
+
+def in_order(e: Elaborator, definition: s.Definition, node: Node) -> Node:
+    """Axes have names, not places: an output has those that the inputs declare in the order of the inputs."""
+    declared = [item.name for one in definition.body or () if isinstance(one, s.Input) and one.type.options[0].axes for item in one.type.options[0].axes.items]
+    if not set(node.type.names) <= set(declared):
+        return node
+    return e.ops.transpose(node, sorted(node.type.names, key=declared.index))
 
 
 def _outputs(e: Elaborator, definition: s.Definition, result: Any, supplied: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,14 +163,14 @@ def drive_update(home: Module, definition: s.Definition, params: Mapping[str, An
         if slot.write is not None:
             shape = tuple(axis.size for axis in slot.write.type.axes)
             kind = numpy.int64 if slot.write.type.base == "int" else numpy.float64
-            states[("state", "verify", slot.key)] = fed(numpy.full(shape, slot.init or 0, kind), backend)  # type: ignore[arg-type]
+            states[("state", FLOW, slot.key)] = fed(numpy.full(shape, slot.init or 0, kind), backend)  # type: ignore[arg-type]
     outputs: dict[str, numpy.ndarray] = {}
     param = fed(start.reshape(-1), backend)
     for k, grad in enumerate(grads):
-        clocks = {("clock", "t", "verify"): k + 1, ("clock", "t_end", "verify"): len(grads), ("clock", "tick"): k, ("clock", "seed"): 0}
+        clocks = {("clock", "t", FLOW): k + 1, ("clock", "t_end", FLOW): len(grads), ("clock", "tick"): k, ("clock", "seed"): 0}
         flat = fed(numpy.asarray(grad, numpy.float64).reshape(-1), backend)
         found = run({("param", "leaf"): param, ("input", "grad"): flat, **states, **clocks})
-        param = found["param"]
+        param = found["param/leaf"]
         states = {key: found["/".join(key)] for key in states}
         outputs[f"param_{k + 1}"] = numpied(param).reshape(start.shape).copy()
         for name in (n for n in found if n.startswith("report/")):
@@ -166,29 +181,10 @@ def drive_update(home: Module, definition: s.Definition, params: Mapping[str, An
 
 
 def update_region(e: Elaborator, value: Any, shape: tuple[int, ...]) -> tuple[Region, Flow]:
-    """One step of an update (or a chain) on one leaf, whose gradient comes from outside."""
+    """One step on one leaf; what is reported of its coordinates has its shape."""
     leaf = Leaf("param", tuple(Axis(f"dim{i}", n) for i, n in enumerate(shape)))
-    axis = Axis("param", leaf.size)
-    param = e.ops.source(Type("real", (axis,)), "param", "leaf")
-    grad = e.ops.source(Type("real", (axis,)), "input", "grad")
-
-    def end(up: Upstream, bundle: Bundle) -> Change:
-        raise mistake("E0513", e.ops.span, "nothing updates the parameter at the end of this chain")
-
-    types: dict[str, Type] = {}
-    for _ in range(6):
-        flow = Flow("verify")
-        flow.types = types
-        change = FlowBuilder(e, flow).chain(flatten(value), Upstream(lambda point, fresh: grad), Bundle((leaf,), param), end, "")
-        types = flow.types
-        if not flow.dirty:
-            break
-    whole = change.value if change.absolute else e.ops.constant(e.ops.elementwise("add", param, change.value))
-    results = [("param", e.ops.expand(whole, (axis,)))]
-    results += [(f"state/verify/{slot.key}", slot.write) for slot in flow.states.values() if slot.write is not None]
-    results += [(f"report/{name}", _leafwise(e, node, leaf)) for name, node in flow.reports.items()]
-    mapping = substitute(e.graph, [node for _, node in results], flow.holes)
-    return Region(tuple((name, mapping[node.id]) for name, node in results)), flow
+    region, flow = step_region(e, value, (leaf,))
+    return Region(tuple((name, _leafwise(e, node, leaf) if name.startswith("report/") else node) for name, node in region.results)), flow
 
 
 def _leafwise(e: Elaborator, value: Any, leaf: Leaf) -> Node:

@@ -178,7 +178,8 @@ def program(draw: Any) -> list[tuple[Any, ...]]:
 def step(ops: Operations, pool: list[Node], kind: str, op: str, places: tuple[int, ...], number: float, flag: bool) -> Node:
     x, y, z = (pool[place] for place in places)
     if kind == "unary":
-        return ops.make(op, (x,), Type("int" if op in ("floor", "round") else x.type.base if op in ("stop", "neg", "abs", "sign") else "real", x.type.axes))
+        base = "int" if op in ("floor", "round") else x.type.base if op in ("stop", "neg", "abs", "sign") else "real"
+        return ops.make(op, (x,), Type(base, x.type.axes))
     if kind == "binary":
         return raw(ops, op, x, y)
     if kind == "constant":

@@ -1,0 +1,179 @@
+"""The generated part of the documentation: `language.md`, `library.md` and `diagnostics.md`, made from what the compiler itself reads.
+
+    python -m docs.generate            writes the files
+    python -m docs.generate --check    writes nothing; names those that are stale, exit code 1 if there are any
+
+Constructs come from `constructs.toml` (a test holds it against the grammar), built-ins from their table, primitives from the catalogue,
+definitions from the shipped specs, pages from the list of diagnostics. Nothing here says a thing that is said elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ORDER = ("elementwise", "choice", "reduction", "axes", "order", "linear algebra", "losses", "derivatives", "draws")
+NOTE = "<!-- Made by `python -m docs.generate`; changes here are lost. -->"
+FAMILIES = {
+    "E01": "Syntax", "E02": "Names, files and the command line", "E03": "Types and axes", "E04": "Arguments", "E05": "Statements and stages",
+    "E06": "Properties and topologies", "E09": "Not built yet", "W01": "Warnings: names and knobs", "W02": "Warnings", "W03": "Warnings: preferences",
+}  # fmt: skip
+
+
+def constructs() -> list[dict[str, Any]]:
+    """Sections of the language's constructs, each with its entries."""
+    return tomllib.loads((HERE / "constructs.toml").read_text(encoding="utf-8"))["section"]
+
+
+def pages() -> dict[str, str]:
+    """Every generated file by name, with the text that it should have."""
+    return {"language.md": language(), "library.md": library(), "diagnostics.md": diagnostics()}
+
+
+# ---- the language
+
+
+def language() -> str:
+    parts = [
+        "# Language reference",
+        NOTE,
+        "A spec says what is minimized, how its gradient is obtained, what the gradient is turned into on its way, who tells whom about it, and how "
+        "the parameters move. Values are tensors with named axes. Models, data and definitions that a spec can use are in [library.md](library.md), "
+        "the pages of all diagnostics in [diagnostics.md](diagnostics.md).",
+    ]
+    for section in constructs():
+        parts.append(f"## {section['title']}")
+        for entry in section["construct"]:
+            parts.extend(construct(entry))
+    parts += [
+        "## Built-in functions",
+        "Axes, maps and conditions are always named arguments. A reduction without `over:` covers the axes that the body names.",
+    ]
+    parts += [f"### {family.capitalize()}\n\n{table}" for family, table in builtin_tables()]
+    return "\n\n".join(parts) + "\n"
+
+
+def construct(entry: dict[str, Any]) -> Iterator[str]:
+    yield f"### {entry['title']}"
+    yield spec_block(entry["form"], "text")
+    yield entry["text"].strip()
+    if not entry.get("built", True):
+        yield "*Not built yet: it parses and formats, and using it is an error that says so.*"
+    yield spec_block(entry["example"])
+
+
+def spec_block(text: str, kind: str = "gflow") -> str:
+    return f"```{kind}\n{text.strip()}\n```"
+
+
+def builtin_tables() -> Iterator[tuple[str, str]]:
+    from gradflow.passes.builtins import BUILTINS
+
+    found: dict[str, list[str]] = {}
+    for function in BUILTINS.values():
+        found.setdefault(function.family, []).append(f"| `{function.signature}` | {cell(function.doc)} |")
+    for family in sorted(found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
+        yield family, "\n".join(["| function | value |", "| --- | --- |", *found[family]])
+
+
+def cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# ---- the library
+
+
+def library() -> str:
+    parts = ["# Library", NOTE, "What a spec can use without an import. `gradflow list` prints the names, `gradflow explain NAME` one entry."]
+    parts += ["## Primitives", "Written in Python, called from specs."]
+    titles = {"model": "Models", "data": "Data", "call": "Calls"}
+    for kind, title in titles.items():
+        parts.append(f"### {title}")
+        parts.extend(primitive_entries(kind))
+    parts += [
+        "## Definitions",
+        "Written in the language; each can be read, changed and recombined. What was left out of a method is said in its file.",
+    ]
+    parts.extend(definition_entries())
+    return "\n\n".join(parts) + "\n"
+
+
+def primitive_entries(kind: str) -> Iterator[str]:
+    from gradflow.cli.entries import literal, primitive_signature
+    from gradflow.library.catalogue import catalogue
+    from gradflow.passes.parameters import type_text
+    from gradflow.passes.primitives import parameters_of
+
+    for found in catalogue().values():
+        if found.kind != kind:
+            continue
+        yield f"#### `{primitive_signature(found)}`"
+        yield found.doc
+        rows = []
+        for name, known in parameters_of(found).items():
+            if not known.hidden:
+                default = found.signature.parameters[name].default
+                shown = "" if default is found.signature.parameters[name].empty else f"`{literal(default)}`"
+                rows.append(f"| `{name}` | {f'`{cell(type_text(known.param.type))}`' if known.param.type is not None else ''} | {shown} |")
+        if rows:
+            yield "\n".join(["| parameter | domain | default |", "| --- | --- | --- |", *rows])
+
+
+def definition_entries() -> Iterator[str]:
+    from gradflow.cli.entries import signature
+    from gradflow.passes.scope import module, standard_files
+
+    for path in standard_files():
+        yield f"### `{path.parent.name}/{path.name}`"
+        rows = []
+        for one in module(path).tree.definitions:
+            cite = f" {one.text('cite')}." if one.text("cite") else ""
+            rows.append(f"| {one.kind} | `{cell(signature(one))}` | {cell(one.text('doc') + cite)} |")
+        yield "\n".join(["| kind | name, parameters and inputs | what it is |", "| --- | --- | --- |", *rows])
+
+
+# ---- diagnostics
+
+
+def diagnostics() -> str:
+    from gradflow.language.codes import PAGES
+
+    parts = ["# Diagnostics", NOTE, "Every error and warning has a code; `gradflow explain CODE` prints its page."]
+    for family, codes in groupby(sorted(PAGES), key=lambda code: code[:3]):
+        parts.append(f"## {FAMILIES.get(family, family)}")
+        for code in codes:
+            parts.extend(page(code, PAGES[code]))
+    return "\n\n".join(parts) + "\n"
+
+
+def page(code: str, found: Any) -> Iterator[str]:
+    """A page: its title, its text, a text that gives the diagnostic and the same text mended."""
+    kind = "sh" if getattr(found, "command", False) else "text"
+    yield f"### {code}: {found.title}"
+    yield found.text
+    if found.wrong:
+        yield f"This gives it:\n\n{spec_block(found.wrong, kind)}"
+    if found.right:
+        yield f"This is right:\n\n{spec_block(found.right, kind)}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file is stale")
+    options = parser.parse_args()
+    stale = [name for name, text in pages().items() if not (HERE / name).exists() or (HERE / name).read_text(encoding="utf-8") != text]
+    for name in stale:
+        if not options.check:
+            (HERE / name).write_text(pages()[name], encoding="utf-8")
+        print(f"docs/{name} {'is stale: run python -m docs.generate' if options.check else 'written'}", file=sys.stderr)
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What to write instead of an unknown name: the nearest known one in words, and as an edit where there is little doubt.
+
+Sites pass the result on to `mistake`: `mistake("E0404", span, .., **suggestion(span, name, known, "else this"))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+from typing import Any
+
+from gradflow.language.diagnostics import Edit, nearest
+from gradflow.language.source import Span
+
+CERTAIN = 0.75
+
+
+def suggestion(span: Span, name: str, known: Iterable[str], otherwise: str = "") -> dict[str, Any]:
+    """`fix` and `edits` of a diagnostic about `name`, which stands at `span`. `otherwise` is the fix where nothing known comes near.
+
+    The edit is offered when exactly one known name is so close that it can hardly be anything but a slip.
+    """
+    names = sorted({n for n in known if n and n[0] not in "#"})
+    close = nearest(name, names)
+    if not close:
+        return {"fix": otherwise}
+    sure = [n for n in names if SequenceMatcher(None, n, name).ratio() >= CERTAIN]
+    return {"fix": close, "edits": (Edit(span, sure[0]),) if len(sure) == 1 and f"`{sure[0]}`" in close else ()}
+
+
+def head(span: Span, name: str) -> Span:
+    """The name that a longer text begins with: of `lr: 0.1`, of `x[i]`."""
+    return Span(span.file, span.offset, len(name), span.line, span.column)
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """`a`, `b`, `c`: for messages; what is beyond `most` is counted."""
+    shown = [f"`{name}`" for name in names]
+    rest = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,318 @@
+"""From a validated document back to a program: every number must refer to something, every node must be legal, every spec is made anew.
+
+Nothing that the artifact carries is executed. Models and data sets come from the catalogue's own functions, called with arguments that are
+checked against the same domains as in a spec; a model that no longer has the size that the graph was typed with is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gradflow.graph.graph import Node, Region
+from gradflow.graph.spec import ARITY, IllegalGraph, verify
+from gradflow.graph.types import Axis, Type
+from gradflow.language.diagnostics import Mistake
+from gradflow.language.source import NOWHERE, Span
+from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, MissingExtra, ModelSpec, catalogue
+from gradflow.plan import program as p
+from gradflow.plan import schema as d
+from gradflow.plan.schema import ArtifactError, Described
+
+MOST_LOOPS = 1000
+
+# The attributes that an operation cannot do without, with the Python types of their values.
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "const": {"value": bool | int | float}, "source": {"kind": str, "path": tuple}, "axis_size": {"axis": str}, "argmax": {"over": str},
+    "argmin": {"over": str}, "cumsum": {"over": str}, "dot": {"over": tuple}, "gather": {"axis": str}, "scatter_add": {"axis": str},
+    "one_hot": {"axis": str}, "range": {"axis": str}, "slice": {"axis": str, "start": int | None, "stop": int | None}, "stack": {"axis": str},
+    "sort": {"over": str, "descending": bool}, "rank": {"over": tuple, "descending": bool}, "top": {"over": str, "count": int, "named": str},
+    "leaf": {"offset": int}, "pack": {"offsets": tuple}, "scan": {"carries": int, "sequences": int, "axis": str, "backward": bool},
+    "item": {"index": int}, "draw": {"dist": str, "place": str, "options": tuple}, "linalg": {"name": str, "options": tuple},
+    "model": {"model": str, "method": str, "fields": tuple, "output": str, "options": tuple},
+    "model_vjp": {"model": str, "method": str, "fields": tuple, "outputs": tuple, "wrt": str, "options": tuple},
+    **{f"segment_{op}": {"over": tuple} for op in ("sum", "max", "min")},
+    **{op: {"over": tuple} for op in ("sum", "prod", "max", "min", "any", "all")},
+}  # fmt: skip
+
+
+def program_of(doc: d.ProgramDoc) -> p.Program:
+    """The program that a document describes. Raises ArtifactError."""
+    return Reader(doc).program()
+
+
+class Reader:
+    def __init__(self, doc: d.ProgramDoc):
+        self.doc = doc
+        self.spans = [self._span(one) for one in doc.spans]
+        self.types = [Type(t.base, tuple(Axis(*a) for a in t.axes), Axis(*t.target) if t.target is not None else None) for t in doc.types]
+        self.nodes: list[Node] = []
+        self.loops = 0
+        for number, node in enumerate(doc.nodes):
+            self.nodes.append(self._node(number, node))
+
+    def program(self) -> p.Program:
+        doc = self.doc
+        models: dict[str, p.ModelPlan] = {}
+        for name, model in doc.models.items():
+            models[name] = self._model(name, model, models)
+        data = {name: self._data(name, one) for name, one in doc.data.items()}
+        self._check_sources(models, data)
+        phases = tuple(self._phase(one, models, data) for one in doc.phases)
+        parameters = {name: _parameter(one) for name, one in doc.parameters.items()}
+        inputs = {name: _pick(self.types, index, "type") for name, index in doc.inputs.items()}
+        return p.Program(doc.name, doc.doc, models, data, phases, parameters, inputs, doc.source, doc.text)
+
+    # ---- tables
+
+    def _span(self, one: tuple[int, int, int, int, int]) -> Span:
+        return Span(_pick(self.doc.files, one[0], "file"), *one[1:])
+
+    def span(self, index: int) -> Span:
+        return _pick(self.spans, index, "span")
+
+    def _node(self, number: int, doc: d.NodeDoc) -> Node:
+        what = f"node {number} (`{doc.op}`)"
+        if doc.op not in ARITY or doc.op == "hole":
+            raise ArtifactError(f"node {number} has the unknown operation `{doc.op}`")
+        for below in doc.inputs:
+            if below >= number:
+                raise ArtifactError(f"{what} reads node {below}, which does not stand before it")
+        _check_attributes(what, doc)
+        body = self.region(doc.body, number) if doc.body is not None else None
+        inputs = tuple(self.nodes[below] for below in doc.inputs)
+        node = Node(number + 1, doc.op, inputs, tuple(sorted(doc.attrs.items())), _pick(self.types, doc.type, "type"), self.span(doc.span), body)
+        self._check_loop(what, node)
+        self._check_legal(what, node)
+        return node
+
+    def _check_loop(self, what: str, node: Node) -> None:
+        if (node.op == "scan") != (node.body is not None):
+            raise ArtifactError(f"{what} {'lacks the body of its loop' if node.op == 'scan' else 'has a body, and is no loop'}")
+        if node.op == "item" and (node.inputs[0].op != "scan" or not 0 <= node["index"] < len(node.inputs[0].body.results)):  # type: ignore[union-attr]
+            raise ArtifactError(f"{what} picks a result that its loop does not have")
+        if node.body is None:
+            return
+        self.loops += 1
+        if self.loops > MOST_LOOPS:
+            raise ArtifactError(f"it has more than {MOST_LOOPS} loops")
+        carries, sequences = node["carries"], node["sequences"]
+        if min(carries, sequences) < 0 or carries + sequences > len(node.inputs) or len(node.body.parameters) != len(node.inputs) or carries > len(node.body.results):
+            raise ArtifactError(f"{what} does not bind the parameters of its body")
+        if any(not node.inputs[i].type.has(node["axis"]) for i in range(carries, carries + sequences)):
+            raise ArtifactError(f"{what} walks along an axis that its sequences do not have")
+        bound = {id(parameter) for parameter in node.body.parameters}
+        if any(below.op == "element" and id(below) not in bound for below in node.body.nodes()):
+            raise ArtifactError(f"{what} has a body that reads what the loop does not bind")
+
+    def _check_legal(self, what: str, node: Node) -> None:
+        """The written table of what is legal, for this node alone: its inputs are stood in for by sources of their types."""
+        stands = tuple(Node(-1 - i, "source", (), (), below.type) for i, below in enumerate(node.inputs))
+        try:
+            verify(Region((("value", replace(node, inputs=stands, body=None)),)), "loading")
+        except IllegalGraph as error:
+            raise ArtifactError(f"{what} is not legal: {str(error).removeprefix('after loading: ').partition(': %')[0]}") from None
+
+    def region(self, doc: d.RegionDoc, before: int | None = None) -> Region:
+        """A region over nodes that stand in the table, before the node `before` if it is a body."""
+        limit = len(self.nodes) if before is None else before
+        for index in (*(index for _, index in doc.results), *doc.parameters):
+            if index >= limit:
+                raise ArtifactError(f"the region `{doc.name}` refers to node {index}, which is not there")
+        names = [name for name, _ in doc.results]
+        if len(set(names)) != len(names):
+            raise ArtifactError(f"the region `{doc.name}` has a result twice")
+        parameters = tuple(self.nodes[index] for index in doc.parameters)
+        if any(node.op != "element" for node in parameters) or len({id(node) for node in parameters}) != len(parameters):
+            raise ArtifactError(f"the region `{doc.name}` binds what is no element of a loop")
+        return Region(tuple((name, self.nodes[index]) for name, index in doc.results), parameters, doc.name)
+
+    def outer(self, doc: d.RegionDoc, *results: str) -> Region:
+        """A region that stands by itself: it reads no element of a loop. `results` are the names that it must have."""
+        region = self.region(doc)
+        if region.parameters or any(node.op == "element" for node in region.nodes()):
+            raise ArtifactError(f"the region `{doc.name}` reads an element of a loop from outside of it")
+        missing = set(results) - {name for name, _ in region.results}
+        if missing:
+            raise ArtifactError(f"the region `{doc.name}` lacks the result `{min(missing)}`")
+        return region
+
+    # ---- declarations
+
+    def _model(self, name: str, doc: d.ModelDoc, known: Mapping[str, p.ModelPlan]) -> p.ModelPlan:
+        declaration = None
+        if doc.copy_of is not None:
+            if doc.copy_of not in known:
+                raise ArtifactError(f"the model `{name}` copies `{doc.copy_of}`, which is not declared before it")
+            spec = known[doc.copy_of].spec
+        elif doc.free:
+            if doc.shape is None or doc.start is None:
+                raise ArtifactError(f"the tensor `{name}` has no shape or no start")
+            spec = ModelSpec("free", (LeafSpec("value", doc.shape),), _no_module)
+        else:
+            spec, declaration = _declared(name, "model", doc.declaration)
+        if spec.size != doc.size:
+            raise ArtifactError(f"the model `{name}` has {spec.size} parameters here, the plan was made for {doc.size}")
+        start = self.outer(doc.start, "start") if doc.start is not None else None
+        lifted = tuple(Axis(*axis) for axis in doc.lifted)
+        return p.ModelPlan(name, spec, lifted, doc.copy_of, start, doc.free, self.span(doc.span), declaration)
+
+    def _data(self, name: str, doc: d.DataDoc) -> p.DataPlan:
+        spec, declaration = _declared(name, "data", doc.declaration)
+        return p.DataPlan(name, spec, doc.nodes, self.span(doc.span), declaration)
+
+    def _check_sources(self, models: Mapping[str, p.ModelPlan], data: Mapping[str, p.DataPlan]) -> None:
+        """Sources name declared models and data, with the sizes that these have here."""
+        for node in self.nodes:
+            if node.op in ("model", "model_vjp") and node["model"] not in models:
+                raise ArtifactError(f"the graph calls the model `{node['model']}`, which is not declared")
+            if node.op != "source":
+                continue
+            kind, path = node["kind"], node["path"]
+            if not path or any(not isinstance(part, str) for part in path):
+                raise ArtifactError(f"a source of kind `{kind}` has no name")
+            if kind == "param":
+                sizes = [axis.size for axis in node.type.axes if axis.name == "param"]
+                if path[0] not in models or sizes != [models[path[0]].spec.size]:
+                    raise ArtifactError(f"the graph reads the parameters of `{path[0]}`, which are not declared like that")
+            if kind == "data":
+                split = data[path[0]].spec.fields.get(path[1], {}) if path[0] in data and len(path) >= 4 else {}
+                if len(path) < 4 or path[2] not in split:
+                    raise ArtifactError(f"the graph reads `{'.'.join(path[:3])}`, which no data set has")
+
+    # ---- phases
+
+    def _phase(self, doc: d.PhaseDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Phase:
+        actions = tuple(self._action(one, models, data) for one in doc.actions)
+        periodic = tuple(
+            p.Periodic(one.count, one.unit, self.outer(one.region), tuple(self._call(c, models, data) for c in one.calls), one.checkpoint, self.span(one.span))
+            for one in doc.periodic
+        )
+        return p.Phase(doc.count, doc.unit, dict(doc.settings), actions, periodic, self.span(doc.span))
+
+    def _action(self, doc: Any, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Action:
+        if isinstance(doc, d.DrawDoc):
+            return p.Draw(doc.name, self._call(doc.call, models, data))
+        if isinstance(doc, d.HoldDoc):
+            return p.Hold(self.outer(doc.region))
+        if isinstance(doc, d.AssignDoc):
+            _known(doc.model, models)
+            return p.Assign(doc.model, self.outer(doc.region, f"param/{doc.model}"), self.span(doc.span))
+        for name in doc.models:
+            _known(name, models)
+        region = self.outer(doc.region, *(f"param/{name}" for name in doc.models), *(f"state/{doc.flow}/{state.key}" for state in doc.states))
+        states = tuple(p.StatePlan(s.key, _pick(self.types, s.type, "type"), s.init, s.stage) for s in doc.states)
+        facts: dict[str, Any] = dict(doc.facts)
+        if doc.topology is not None:
+            facts["topology"] = _facts(doc.topology_facts)
+        rollout = self.outer(doc.rollout) if doc.rollout is not None else None
+        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, self._topology(doc.topology), doc.sliced, self.span(doc.span), facts)
+
+    def _topology(self, doc: d.TopologyDoc | None) -> Any:
+        if doc is None:
+            return None
+        from gradflow.passes.values import Topology
+
+        found = dict(self.outer(doc.region, "adjacency").results)
+        return Topology(doc.name, doc.nodes, found["adjacency"], found.get("weights"), doc.directed, {}, doc.constant)
+
+    def _call(self, doc: d.CallDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.WorldCall:
+        found = catalogue().get(doc.primitive)
+        if found is None or found.kind != "call":
+            raise ArtifactError(f"there is no library call `{doc.primitive}`")
+        for name in doc.models.values():
+            _known(name, models)
+        for name, split in doc.data.values():
+            if name not in data or split not in data[name].spec.splits:
+                raise ArtifactError(f"`{doc.primitive}` takes the data `{name}.{split}`, which is not declared")
+        given = {*doc.models, *doc.data, *doc.options}
+        unknown = given - set(found.signature.parameters)
+        if unknown:
+            raise ArtifactError(f"`{doc.primitive}` has no parameter `{min(unknown)}`")
+        fields = {
+            k: FieldSpec(f.base, f.axes, f.target, f.padded, f.live) for k, f in doc.fields.items()
+        }
+        return p.WorldCall(doc.id, doc.primitive, dict(doc.models), dict(doc.data), dict(doc.options), fields, doc.scalar, self.span(doc.span))
+
+
+def _pick(table: Any, index: int, what: str) -> Any:
+    if index >= len(table):
+        raise ArtifactError(f"it refers to {what} {index}, and has {len(table)}")
+    return table[index]
+
+
+def _known(name: str, models: Mapping[str, Any]) -> None:
+    if name not in models:
+        raise ArtifactError(f"it trains the model `{name}`, which is not declared")
+
+
+def _check_attributes(what: str, doc: d.NodeDoc) -> None:
+    for name, kind in ATTRIBUTES.get(doc.op, {}).items():
+        if name not in doc.attrs or not isinstance(doc.attrs[name], kind):
+            raise ArtifactError(f"{what} lacks the attribute `{name}`, or it is of the wrong kind")
+    for name, value in doc.attrs.items():
+        if doc.op != "const" and _has_nan(value):
+            raise ArtifactError(f"{what} has NaN as its attribute `{name}`")
+
+
+def _has_nan(value: Any) -> bool:
+    return any(map(_has_nan, value)) if isinstance(value, tuple) else value != value
+
+
+def _parameter(doc: d.ParameterDoc) -> Any:
+    from gradflow.passes.values import NONE
+
+    return Described(doc.text) if doc.text is not None else NONE if doc.value is None else doc.value
+
+
+def _facts(doc: d.FactsDoc | None) -> Any:
+    from gradflow.passes.topologies import Facts
+
+    if doc is None:
+        return None
+    return Facts(**{**doc.model_dump(), "contraction": float("nan") if doc.contraction is None else doc.contraction})
+
+
+def _declared(name: str, kind: str, doc: d.DeclarationDoc | None) -> tuple[Any, tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]]:
+    """The spec that a declaration makes, its arguments checked as in a spec's text. Raises ArtifactError."""
+    found = catalogue().get(doc.primitive) if doc is not None else None
+    if doc is None or found is None or found.kind != kind:
+        raise ArtifactError(f"`{name}` is declared by no {kind} of the library")
+    _check_domains(name, doc, found)
+    try:
+        spec = found.function(*doc.places, **doc.options)
+    except (MissingExtra, ValueError, OSError, TypeError, OverflowError) as error:
+        raise ArtifactError(f"`{name}` cannot be made by `{doc.primitive}`: {error}") from None
+    if not isinstance(spec, ModelSpec if kind == "model" else DataSpec):
+        raise ArtifactError(f"`{doc.primitive}` makes no {kind}")
+    return spec, (doc.primitive, doc.places, tuple(doc.options.items()))
+
+
+def _check_domains(name: str, doc: d.DeclarationDoc, primitive: Any) -> None:
+    from gradflow.language.source import Source
+    from gradflow.passes.expressions import Elaborator
+    from gradflow.passes.parameters import check_domain
+    from gradflow.passes.primitives import parameters_of
+    from gradflow.passes.scope import Module
+    from gradflow.passes.values import NONE
+
+    params = parameters_of(primitive)
+    variadic = [key for key, param in params.items() if param.variadic]
+    if doc.places and not variadic:
+        raise ArtifactError(f"`{name}`: `{doc.primitive}` takes its arguments by name")
+    scope = Module.of(Source("<artifact>", "")).scope()
+    for key, value in (*((variadic[0], value) for value in doc.places), *doc.options.items()):
+        if key not in params or params[key].hidden:
+            raise ArtifactError(f"`{name}`: `{doc.primitive}` has no parameter `{key}`")
+        try:
+            check_domain(Elaborator(), params[key].param, NONE if value is None else value, NOWHERE, scope)
+        except Mistake as error:
+            raise ArtifactError(f"`{name}`: {error.diagnostic.message}; {error.diagnostic.why}") from None
+
+
+def _no_module(seed: int) -> Any:
+    raise RuntimeError("a free tensor has no module")
+
+
+__all__ = ["ATTRIBUTES", "program_of"]

@@ -1,0 +1,274 @@
+"""What a program will do, for people (`render`) and as data (`summary`): `gradflow plan` before anything runs.
+
+`summary` reads the program into plain dictionaries; `render` lays these out for a width: a flow's chain on one line where it fits, else one
+stage a line with the type of what flows on every arrow. Sizes are of the values themselves, in the precision of the phase.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gradflow.graph.types import Axis, Type
+from gradflow.plan.normalizers import terms_of
+from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2}
+VERSION = 1
+
+
+# ---- as data
+
+
+def summary(program: Program) -> dict[str, Any]:
+    """The program as dictionaries, lists, numbers and texts; `version` counts the changes of this form."""
+    from gradflow.passes.values import kind_name
+
+    precision = str(program.phases[0].settings.get("precision", "float32")) if program.phases else "float32"
+    return {
+        "version": VERSION, "name": program.name, "doc": program.doc, "source": program.source,
+        "parameters": {k: x if isinstance(x, bool | int | float | str) else kind_name(x) for k, x in program.parameters.items()},
+        "models": [_model(plan, precision) for plan in program.models.values()],
+        "data": [_data(plan) for plan in program.data.values()],
+        "inputs": {name: str(type_) for name, type_ in program.inputs.items()},
+        "phases": [_phase(phase, program) for phase in program.phases],
+    }  # fmt: skip
+
+
+def _entries(axes: tuple[Axis, ...]) -> int | None:
+    """How many entries axes have; None where a size is not known."""
+    sizes = [axis.size for axis in axes]
+    return None if None in sizes else math.prod(size or 0 for size in sizes)
+
+
+def bytes_of(type_: Type, precision: str) -> int | None:
+    entries = _entries(type_.axes)
+    return None if entries is None else entries * {"bool": 1, "int": 8}.get(type_.base, WIDTHS[precision])
+
+
+def _model(plan: ModelPlan, precision: str) -> dict[str, Any]:
+    copies = _entries(plan.lifted)
+    size = plan.spec.size
+    return {
+        "name": plan.name, "kind": f"copy of {plan.copy_of}" if plan.copy_of is not None else "free tensor" if plan.free else plan.spec.name,
+        "parameters": size, "leaves": len(plan.spec.leaves), "copies": copies, "axes": [str(axis) for axis in plan.lifted],
+        "bytes": size * copies * WIDTHS[precision] if copies is not None else None,
+    }  # fmt: skip
+
+
+def _data(plan: DataPlan) -> dict[str, Any]:
+    spec = plan.spec
+    rows = {split: next((size for field in fields.values() for _, size in field.axes[:1]), None) for split, fields in spec.fields.items()}
+    return {"name": plan.name, "kind": spec.name, "batch": spec.batch, "rows": rows, "nodes": plan.nodes}
+
+
+def _phase(phase: Phase, program: Program) -> dict[str, Any]:
+    precision = str(phase.settings.get("precision", "float32"))
+    actions = phase.actions
+    return {
+        "count": phase.count, "unit": phase.unit, "settings": dict(phase.settings),
+        "draws": [_call(action.call, action.name) for action in actions if isinstance(action, Draw)],
+        "held": [name.split("/")[1] for action in actions if isinstance(action, Hold) for name, _ in action.region.results],
+        "flows": [_flow(action, program, precision) for action in actions if isinstance(action, Update)],
+        "assigns": [action.model for action in actions if isinstance(action, Assign)],
+        "reports": [_periodic(one) for one in phase.periodic],
+    }  # fmt: skip
+
+
+def _call(call: WorldCall, name: str) -> dict[str, Any]:
+    fields = {key: str(Type(f.base, tuple(Axis(*a) for a in f.axes), Axis(*f.target) if f.target is not None else None)) for key, f in call.fields.items()}
+    options = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in call.options.items()}
+    return {"name": name, "call": call.primitive, "models": dict(call.models), "options": options, "fields": fields}
+
+
+def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
+    results = dict(action.region.results)
+    notes = action.facts.get("stages") or tuple((stage, "", "", "") for stage in action.stages)
+    stages = [{"stage": stage, "kind": kind, "arrives": arrives, "gives": gives} for stage, kind, arrives, gives in notes]
+    states = [{"name": state.key, "type": str(state.type), "bytes": bytes_of(state.type, precision)} for state in action.states]
+    known = [state["bytes"] for state in states if state["bytes"] is not None]
+    loss = results.get("loss")
+    return {
+        "flow": action.flow, "trains": list(action.models), "parameters": sum(program.models[name].spec.size for name in action.models),
+        "stages": stages, "loss": terms_of(loss) if loss is not None else [], "states": states, "state_bytes": sum(known),
+        "topology": _topology(action), "rollout": [name for name, _ in action.rollout.results] if action.rollout is not None else [],
+        "operations": len(action.region.nodes()), "reports": [name.removeprefix("report/") for name in results if name.startswith("report/")],
+    }  # fmt: skip
+
+
+def _topology(action: Update) -> dict[str, Any] | None:
+    if action.topology is None:
+        return None
+    facts = action.facts.get("topology")
+    found = {"name": action.topology.name, "nodes": action.topology.nodes, "directed": action.topology.directed}
+    if facts is None:
+        return {**found, "changes": True}
+    gap = 1 - facts.contraction
+    properties = {name: getattr(facts, name) for name in ("links", "connected", "diameter", "central", "doubly_stochastic")}
+    return {**found, "changes": False, **properties, "spectral_gap": gap if gap == gap else None}
+
+
+def _periodic(one: Periodic) -> dict[str, Any]:
+    names = [name for name, _ in one.region.results]
+    return {"count": one.count, "unit": one.unit, "values": names, "calls": [call.primitive for call in one.calls], "checkpoint": one.checkpoint}
+
+
+# ---- for people
+
+
+def render(program: Program, width: int = 100, color: bool = False) -> str:
+    """The plan as text, at most `width` columns wide."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, color_system="standard" if color else None)
+    for part in _parts(summary(program), width):
+        console.print(part, soft_wrap=False)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _parts(plan: Mapping[str, Any], width: int) -> list[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text.assemble((plan["name"], "bold"), f"  {plan['doc']}" if plan["doc"] else "")]
+    if plan["parameters"]:
+        parts.append(Padding(Text("with " + ", ".join(f"{k} = {_value(x)}" for k, x in plan["parameters"].items())), (0, 0, 0, 2)))
+    parts += [Text(), _declared(plan)]
+    for number, phase in enumerate(plan["phases"], 1):
+        parts += [Text(), Text(_train_line(phase, number if len(plan["phases"]) > 1 else 0), style="bold")]
+        for draw in phase["draws"]:
+            parts.append(Padding(Text(_draw_line(draw)), (0, 0, 0, 2)))
+        for flow in phase["flows"]:
+            parts += [Text(), *(Padding(part, (0, 0, 0, 2)) for part in _flow_parts(flow, width - 2))]
+        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _end_lines(phase)]
+    return parts
+
+
+def _declared(plan: Mapping[str, Any]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for model in plan["models"]:
+        copies = f", a copy for each of [{', '.join(model['axes'])}]" if model["axes"] else ""
+        table.add_row("model", model["name"], model["kind"], f"{model['parameters']:,} parameters in {_count(model['leaves'], 'leaf', 'leaves')}{copies}", _bytes(model["bytes"]))
+    for data in plan["data"]:
+        rows = ", ".join(f"{split} {size if size is not None else '?'}" for split, size in data["rows"].items())
+        batch = f"batches of {data['batch']}" if data["batch"] is not None else "all rows at once"
+        nodes = f"; divided among {data['nodes']} nodes" if data["nodes"] else ""
+        table.add_row("data", data["name"], data["kind"], f"rows: {rows}; {batch}{nodes}", "")
+    for name, text in plan["inputs"].items():
+        table.add_row("input", name, text, "given by the caller", "")
+    return table
+
+
+def _train_line(phase: Mapping[str, Any], number: int) -> str:
+    settings = ", ".join(f"{key}: {_value(value)}" for key, value in phase["settings"].items())
+    head = f"phase {number}: " if number else ""
+    unit = phase["unit"].removesuffix("s") if phase["count"] == 1 else phase["unit"]
+    return f"{head}train {phase['count']:,} {unit}{f' ({settings})' if settings else ''}"
+
+
+def _draw_line(draw: Mapping[str, Any]) -> str:
+    options = ", ".join([*draw["models"].values(), *(f"{key}: {_value(value)}" for key, value in draw["options"].items())])
+    return f"draw {draw['name']} ~ {draw['call']}({options})"
+
+
+def _flow_parts(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
+    from rich.text import Text
+
+    topology = flow["topology"]
+    over = f" over {topology['name']}" if topology is not None else ""
+    head = Text.assemble((f"flow {', '.join(flow['trains'])}{over}", "bold"), f"  {flow['parameters']:,} parameters, {flow['operations']} operations a step")
+    parts: list[RenderableType] = [head, *_chain(flow, width)]
+    for number, term in enumerate(flow["loss"]):
+        parts.append(Text(f"{'loss  ' if number == 0 else '    + '}{term}"))
+    if topology is not None:
+        parts.append(Text(f"graph {_topology_text(topology)}"))
+    if flow["rollout"]:
+        parts.append(Text(f"once a unit, before mini-batches: {_count(len(flow['rollout']), 'value')}"))
+    if flow["states"]:
+        parts += [_states(flow["states"], width)]
+    if flow["reports"]:
+        parts.append(Text(f"reports {', '.join(flow['reports'])}"))
+    return parts
+
+
+def _chain(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
+    """`loss --> backprop --[param: 650]--> adam --> net`, on one line or, where that does not fit, one stage a line."""
+    from rich.text import Text
+
+    stages = flow["stages"]
+    target = ", ".join(flow["trains"])
+    arrows = [f"--{stage['arrives'] if place and stages[place - 1]['kind'] != 'objective' else ''}-->" for place, stage in enumerate(stages)]
+    names = [stage["stage"] for stage in stages]
+    flat = " ".join(part for arrow, name in zip(["", *arrows[1:]], names) for part in (arrow, name) if part) + f" --> {target}"
+    given = [f"{stage['stage']} gives {stage['gives']}" for stage in stages if stage["gives"]]
+    if len(flat) <= width:
+        return [Text(flat, style="cyan"), *(Text(f"  {text}") for text in given)]
+    lines: list[RenderableType] = []
+    for place, stage in enumerate(stages):
+        if place:
+            arrives = stage["arrives"] if stages[place - 1]["kind"] != "objective" else ""
+            lines.append(Text(f"  | {arrives}".rstrip(), style="dim"))
+        lines.append(Text.assemble((stage["stage"], "cyan"), f"  ({stage['kind']})" if stage["kind"] else ""))
+        if stage["gives"]:
+            lines.append(Text(f"    gives {stage['gives']}"))
+    return [*lines, Text("  |", style="dim"), Text(target, style="cyan")]
+
+
+def _states(states: list[Mapping[str, Any]], width: int) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    total = 0
+    for state in states:
+        table.add_row("state", state["name"], state["type"], _bytes(state["bytes"]))
+        total += state["bytes"] or 0
+    if len(states) > 1:
+        table.add_row("", "", "together", _bytes(total))
+    return table
+
+
+def _topology_text(topology: Mapping[str, Any]) -> str:
+    if topology["changes"]:
+        return f"{topology['name']}: {topology['nodes'] or '?'} nodes; its links depend on the clock or on data"
+    facts = [f"{topology['nodes']} nodes", _count(topology["links"], "link")]
+    facts.append(f"diameter {topology['diameter']}" if topology["diameter"] is not None else "not connected" if not topology["connected"] else "diameter not computed")
+    if topology["spectral_gap"] is not None:
+        facts.append(f"spectral gap {topology['spectral_gap']:.3g}")
+    facts += ["directed"] * topology["directed"] + ["not doubly stochastic"] * (not topology["doubly_stochastic"])
+    return ", ".join(facts)
+
+
+def _end_lines(phase: Mapping[str, Any]) -> list[str]:
+    lines = [f"then {model} <- ..  (assigned every {phase['unit'].removesuffix('s')})" for model in phase["assigns"]]
+    for one in phase["reports"]:
+        unit = one["unit"].removesuffix("s") if one["count"] == 1 else f"{one['count']} {one['unit']}"
+        what = [*one["values"], *(["a checkpoint"] if one["checkpoint"] else [])]
+        calls = f"  (calls {', '.join(one['calls'])})" if one["calls"] else ""
+        lines.append(f"every {unit}: {', '.join(what) or 'nothing'}{calls}")
+    return ["", *lines] if lines else []
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "size not known"
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"

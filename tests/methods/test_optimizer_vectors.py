@@ -1,0 +1,28 @@
+"""The recorded outputs of torch, galore-torch and the papers' own code, on every backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gradflow.verify import verify_file
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FILES = sorted(path for stem in ("00-optimizer-baselines", "11-dct-lowrank", "17-diffgrad") for path in GOLDEN.glob(f"{stem}.*.json"))
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_case_agrees(path: Path, backend: str) -> None:
+    verdict = verify_file(path, backend=backend)
+    assert not verdict.failures, "\n".join(f"{f.case} {f.output}: {f.message}" for f in verdict.failures)
+    assert verdict.passed == verdict.cases > 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_recorded_outputs_are_not_trivial(path: Path) -> None:
+    for case in json.loads(path.read_text())["cases"]:
+        values = [x for output in case["outputs"].values() for x in output["data"]]
+        assert len(set(values)) > 3, case["name"]
