@@ -1,16 +1,23 @@
-"""The generated part of the documentation: `language.md`, `library.md` and `diagnostics.md`, made from what the compiler itself reads.
+"""The generated part of the documentation, made from what the compiler itself reads and prints.
 
     python -m docs.generate            writes the files
     python -m docs.generate --check    writes nothing; names those that are stale, exit code 1 if there are any
 
-Constructs come from `constructs.toml` (a test holds it against the grammar), built-ins from their table, primitives from the catalogue,
-definitions from the shipped specs, pages from the list of diagnostics. Nothing here says a thing that is said elsewhere.
+`language.md`, `library.md` and `diagnostics.md` are made whole: constructs come from `constructs.toml` (a test holds it against the grammar),
+built-ins from their table, primitives from the catalogue, definitions from the shipped specs, pages from the list of diagnostics. In pages that
+people write (`RECORDED`) the outputs are made: a block ```gflow NAME or ```python NAME is a file, a block ```console holds commands after `$ `
+and what they print. Runs take time and print times, so theirs stand in ```text blocks and are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shlex
+import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from itertools import groupby
@@ -18,6 +25,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RECORDED = ("README.md", "docs/tutorial.md")
+BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COLUMNS = "100"
 ORDER = ("elementwise", "choice", "reduction", "axes", "order", "linear algebra", "losses", "derivatives", "draws")
 NOTE = "<!-- Made by `python -m docs.generate`; changes here are lost. -->"
 FAMILIES = {
@@ -32,8 +43,38 @@ def constructs() -> list[dict[str, Any]]:
 
 
 def pages() -> dict[str, str]:
-    """Every generated file by name, with the text that it should have."""
-    return {"language.md": language(), "library.md": library(), "diagnostics.md": diagnostics()}
+    """Every generated file by its path, with the text that it should have."""
+    made = {"docs/language.md": language(), "docs/library.md": library(), "docs/diagnostics.md": diagnostics()}
+    return made | {name: recorded((ROOT / name).read_text(encoding="utf-8")) for name in RECORDED if (ROOT / name).exists()}
+
+
+def recorded(text: str) -> str:
+    """A page with the output of its commands as it is now. They run in one empty folder, from the first to the last."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "tests").symlink_to(ROOT / "tests")
+
+        def block(found: re.Match[str]) -> str:
+            kind, file, body = found.groups()
+            if file:
+                (folder / file).write_text(body, encoding="utf-8")
+            if kind != "console":
+                return found[0]
+            commands = [line for line in body.splitlines() if line.startswith("$ ")]
+            return "```console\n" + "\n\n".join(f"{line}\n{printed(line[2:], folder)}".rstrip() for line in commands) + "\n```"
+
+        return BLOCK.sub(block, text)
+
+
+def printed(command: str, folder: Path) -> str:
+    """What a command prints, on stdout and stderr together, without spaces at the ends of lines."""
+    program, *words = shlex.split(command)
+    start = {"gradflow": [sys.executable, "-m", "gradflow.cli.main"], "python": [sys.executable]}[program]
+    settings = {"COLUMNS": COLUMNS, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(
+        [*start, *words], cwd=folder, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines())
 
 
 # ---- the language
@@ -167,11 +208,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file is stale")
     options = parser.parse_args()
-    stale = [name for name, text in pages().items() if not (HERE / name).exists() or (HERE / name).read_text(encoding="utf-8") != text]
+    found = pages()
+    stale = [name for name, text in found.items() if not (ROOT / name).exists() or (ROOT / name).read_text(encoding="utf-8") != text]
     for name in stale:
         if not options.check:
-            (HERE / name).write_text(pages()[name], encoding="utf-8")
-        print(f"docs/{name} {'is stale: run python -m docs.generate' if options.check else 'written'}", file=sys.stderr)
+            (ROOT / name).write_text(found[name], encoding="utf-8")
+        print(f"{name} {'is stale: run python -m docs.generate' if options.check else 'written'}", file=sys.stderr)
     return int(options.check and bool(stale))
 
 

@@ -38,9 +38,6 @@ class Context:
 def writer_of(context: Context, nodes: list[Node], region: Region, outer: Writer | None, reach: list[Node]) -> Writer:
     """A writer for the nodes of a block that knows which of them are Python numbers and where unknown sizes are read."""
     found = witnesses(nodes, context.below, reach)
-    for (node, _), witness in found.items():
-        if witness.op not in ("source", "element"):
-            context.below.added[node] = (*context.below.added.get(node, ()), witness)
     w = Writer(users(nodes), {root.id for root in region.roots}, found, outer)
     for node in nodes:
         if node.type.axes:

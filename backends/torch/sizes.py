@@ -7,16 +7,20 @@ that no value has, and that index maps point into, is as long as these reach (`p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from gradflow.backends.torch.schedule import walk
+from gradflow.backends.torch.schedule import Operands, walk
 from gradflow.graph.graph import Node, users
 
-SIZED = {"expand", "range", "draw", "scatter_add", "linalg", "one_hot", "segment_sum", "segment_max", "segment_min"}  # make axes out of sizes
+POINTED = {"one_hot", "segment_sum", "segment_max", "segment_min"}  # have an axis that indices point into
+SIZED = {"expand", "range", "draw", "scatter_add", "linalg"} | POINTED  # operations that make axes out of sizes
 
 
-def witnesses(nodes: list[Node], below: Callable[[Node], tuple[Node, ...]], reach: Iterable[Node]) -> dict[tuple[int, str], Node]:
-    """(node, axis) -> a value that has the axis and does not depend on the node. `reach`: values of outer scopes and sources."""
+def witnesses(nodes: list[Node], below: Operands, reach: Iterable[Node]) -> dict[tuple[int, str], Node]:
+    """(node, axis) -> a value that has the axis and does not depend on the node. `reach`: values of outer scopes and sources.
+
+    What is found counts as an operand of the node from then on, also here: two nodes must not wait for each other.
+    """
     readers = users(nodes)
     found: dict[tuple[int, str], Node] = {}
     for node in nodes:
@@ -24,13 +28,16 @@ def witnesses(nodes: list[Node], below: Callable[[Node], tuple[Node, ...]], reac
             continue
         for axis in node.type.axes:
             if axis.size is None and not any(b.type.has(axis.name) for b in node.inputs if b.op != "scan"):
-                witness = _witness(node, axis.name, readers, below, reach)
+                near = None if node.op in POINTED else _witness(node, axis.name, readers, below)
+                witness = near or next((value for value in reach if value.type.has(axis.name)), None)
                 if witness is not None:
                     found[node.id, axis.name] = witness
+                    if witness.op not in ("source", "element"):
+                        below.added[node.id] = (*below.added.get(node.id, ()), witness)
     return found
 
 
-def _witness(node: Node, name: str, readers: dict[int, list[Node]], below: Callable[[Node], tuple[Node, ...]], reach: Iterable[Node]) -> Node | None:
+def _witness(node: Node, name: str, readers: dict[int, list[Node]], below: Operands) -> Node | None:
     seen: set[int] = set()
     waiting = [node]
     while waiting:
@@ -44,7 +51,7 @@ def _witness(node: Node, name: str, readers: dict[int, list[Node]], below: Calla
                     return other
             if reader.type.has(name):
                 waiting.append(reader)
-    return next((value for value in reach if value.type.has(name)), None)
+    return None
 
 
 def pointers(sources: Iterable[Node]) -> dict[str, list[Node]]:

@@ -77,8 +77,9 @@ def dispatch(name: str, words: Sequence[str]) -> int:
         hint = "to check a file: `gradflow check FILE`" if name.endswith(".gflow") else nearest(name, COMMANDS) or "`gradflow --help` lists them"
         raise UsageError(f"there is no command `{name}`; {hint}")
     module = importlib.import_module(f"gradflow.cli.{name}")
+    first, _, rest = (module.__doc__ or "").partition("\n")
     parser = Parser(
-        prog=f"gradflow {name}", description=module.__doc__.partition("\n")[0], epilog="\n".join(module.__doc__.splitlines()[2:]).strip(),
+        prog=f"gradflow {name}", description=first, epilog=rest.strip(),
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     module.arguments(parser)

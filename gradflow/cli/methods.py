@@ -84,7 +84,8 @@ def row(path: Path, tests: Path | None) -> Evidence:
     kinds = {kind: tuple(d.name for d in definitions if d.kind == kind) for kind in ("pipeline", "claim")}
     files = vector_files(path.stem)
     passing = sum(recorded(file, path) for file in files)
-    return Evidence(int(number), path.stem, title(definitions, slug), parses, kinds["pipeline"], len(files), passing, property_tests(path.stem, tests), kinds["claim"])
+    properties = property_tests(path.stem, tests)
+    return Evidence(int(number), path.stem, title(definitions, slug), parses, kinds["pipeline"], len(files), passing, properties, kinds["claim"])
 
 
 def title(definitions: Sequence[s.Definition], slug: str) -> str:

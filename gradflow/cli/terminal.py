@@ -66,7 +66,7 @@ def _source(file: str, diagnostic: Diagnostic, words: Sequence[str]) -> Source |
     if file == COMMAND_LINE:
         span = diagnostic.span
         fitting = [word for word in words if span.end <= len(word)]
-        named = [word for word in fitting if f"`{word.partition('=')[0]}`" in diagnostic.message or f"`{word[span.offset : span.end]}`" in diagnostic.message]
+        named = [word for word in fitting if any(f"`{part}`" in diagnostic.message for part in (word.partition("=")[0], word[span.offset : span.end]))]
         chosen = (named or (fitting if len(fitting) == 1 else []))[:1]
         return Source(file, chosen[0]) if chosen else None
     try:
@@ -101,7 +101,8 @@ def read_source(reference: str) -> Source:
         return Source.read(path)
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
-        raise GradflowError([Diagnostic("E0213", f"cannot read `{path}`", Source(COMMAND_LINE, reference).span(0, len(reference)), why=why)]) from None
+        place = Source(COMMAND_LINE, reference).span(0, len(reference))
+        raise GradflowError([Diagnostic("E0213", f"cannot read `{path}`", place, why=why)]) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.arguments import Arguments
 from gradflow.passes.builtins import one_of, builtin, length
-from gradflow.passes.expressions import Elaborator
+from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 
 
@@ -33,7 +33,8 @@ def draw(a: Arguments, dist: str, type_: Type, *inputs: Any, **options: Any) -> 
             fix=f"write `x ~ {dist}(..)`",
         )  # fmt: skip
     place = e.place + (f"#{e.context.fresh}" if e.context.fresh else "")
-    clock = [e.ops.source(Type("int"), "clock", name) for name in ("seed", "tick")]
+    fixed = e.context.flow == TOPOLOGY
+    clock = [e.ops.constant(0) if fixed else e.ops.source(Type("int"), "clock", name) for name in ("seed", "tick")]
     return e.ops.make("draw", (*clock, *inputs), type_, dist=dist, place=place, options=tuple(sorted(options.items())))
 
 

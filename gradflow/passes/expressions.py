@@ -23,6 +23,7 @@ from gradflow.passes.scope import Scope, standard_index
 from gradflow.passes.suggestions import listed, suggestion
 
 NUMBERS = (bool, int, float)
+TOPOLOGY = "#topology"  # the context in which link rules are read: their draws are made once, for all runs alike
 CONSTANTS = {"pi": math.pi, "inf": math.inf, "true": True, "false": False, "none": v.NONE}
 OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "and": "and", "or": "or"}
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
@@ -208,7 +209,7 @@ class Elaborator:
         return BUILTINS
 
     def clock(self, name: str, scope: Scope) -> Node:
-        flow = self.context.flow if scope.frame is not None or self.context.flow else ""
+        flow = "" if self.context.flow == TOPOLOGY else self.context.flow
         if name == "progress":
             return self.tensor(self.ops.elementwise("div", self._clock("t", flow), self._clock("t_end", flow)))
         return self._clock(name, flow)

@@ -204,7 +204,8 @@ class FlowElaborator:
             live = isinstance(stage, v.Live)
             kind = "objective" if live else "estimator" if isinstance(stage, v.BuiltinStage) else getattr(stage, "kind", "stages")
             type_, size = flow.stage_notes.get(str(len(self.chain) - place), (None, self.size))
-            found.append((describe(stage), kind, str(type_) if type_ is not None else "", "" if live else self.gives(stage, _Coordinates(size, flow))))
+            gives = "" if live else self.gives(stage, _Coordinates(size, flow))
+            found.append((describe(stage), kind, str(type_) if type_ is not None else "", gives))
         return tuple(found)
 
     def gives(self, stage: Any, frame: Any) -> str:

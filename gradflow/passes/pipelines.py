@@ -240,7 +240,8 @@ class PipelineElaborator:
             )  # fmt: skip
         shape = tuple(a.size or 0 for a in axes)
         spec = ModelSpec("free", (LeafSpec("value", shape),), _no_module)
-        flat = self.e.ops.pack([self.e.ops.expand(start, axes)], [axes])
+        lifted = tuple(a for a in start.type.axes if a.name == "node")
+        flat = self.e.ops.pack([self.e.ops.expand(start, (*lifted, *axes))], [axes])
         self.models[name] = p.ModelPlan(name, spec, (), None, Region((("start", flat),)), True, statement.span)
         return v.Model(name, spec, statement.span, axes, start)
 

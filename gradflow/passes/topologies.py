@@ -16,7 +16,7 @@ from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
 from gradflow.passes.calls import call_values
-from gradflow.passes.expressions import Elaborator
+from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 
 
@@ -43,7 +43,7 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
         weights = scope.local("weights")
         return _named(value, text, weights[1] if weights[0] else None)
     body = TopologyBody(e, scope, definition.name)
-    with e.at(flow="#topology"):
+    with e.at(flow=TOPOLOGY):
         body.run(definition.body or ())
     found, nodes = scope.local("nodes")
     if not found:
@@ -98,7 +98,7 @@ def _adjacency(e: Elaborator, body: TopologyBody, scope: Scope, nodes: int) -> N
             inner = scope.child()
             first, second = (sender, receiver) if link.directed else (receiver, sender)
             inner.names.update({link.first: first, link.second: second})
-            with e.at(flow="#topology"):
+            with e.at(flow=TOPOLOGY):
                 holds = e.evaluate(link.condition, inner) if link.condition is not None else True
             total = ops.elementwise("or", total, e.tensor(holds))
     other = ops.elementwise("ne", here, there)

@@ -98,7 +98,8 @@ class Reader:
         if self.loops > MOST_LOOPS:
             raise ArtifactError(f"it has more than {MOST_LOOPS} loops")
         carries, sequences = node["carries"], node["sequences"]
-        if min(carries, sequences) < 0 or carries + sequences > len(node.inputs) or len(node.body.parameters) != len(node.inputs) or carries > len(node.body.results):
+        bound_all = len(node.body.parameters) == len(node.inputs) and carries <= len(node.body.results)
+        if min(carries, sequences) < 0 or carries + sequences > len(node.inputs) or not bound_all:
             raise ArtifactError(f"{what} does not bind the parameters of its body")
         if any(not node.inputs[i].type.has(node["axis"]) for i in range(carries, carries + sequences)):
             raise ArtifactError(f"{what} walks along an axis that its sequences do not have")
@@ -185,11 +186,12 @@ class Reader:
 
     def _phase(self, doc: d.PhaseDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Phase:
         actions = tuple(self._action(one, models, data) for one in doc.actions)
-        periodic = tuple(
-            p.Periodic(one.count, one.unit, self.outer(one.region), tuple(self._call(c, models, data) for c in one.calls), one.checkpoint, self.span(one.span))
-            for one in doc.periodic
-        )
+        periodic = tuple(self._periodic(one, models, data) for one in doc.periodic)
         return p.Phase(doc.count, doc.unit, dict(doc.settings), actions, periodic, self.span(doc.span))
+
+    def _periodic(self, doc: d.PeriodicDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Periodic:
+        calls = tuple(self._call(one, models, data) for one in doc.calls)
+        return p.Periodic(doc.count, doc.unit, self.outer(doc.region), calls, doc.checkpoint, self.span(doc.span))
 
     def _action(self, doc: Any, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Action:
         if isinstance(doc, d.DrawDoc):
@@ -207,7 +209,8 @@ class Reader:
         if doc.topology is not None:
             facts["topology"] = _facts(doc.topology_facts)
         rollout = self.outer(doc.rollout) if doc.rollout is not None else None
-        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, self._topology(doc.topology), doc.sliced, self.span(doc.span), facts)
+        topology = self._topology(doc.topology)
+        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts)
 
     def _topology(self, doc: d.TopologyDoc | None) -> Any:
         if doc is None:
@@ -230,9 +233,7 @@ class Reader:
         unknown = given - set(found.signature.parameters)
         if unknown:
             raise ArtifactError(f"`{doc.primitive}` has no parameter `{min(unknown)}`")
-        fields = {
-            k: FieldSpec(f.base, f.axes, f.target, f.padded, f.live) for k, f in doc.fields.items()
-        }
+        fields = {k: FieldSpec(f.base, f.axes, f.target, f.padded, f.live) for k, f in doc.fields.items()}
         return p.WorldCall(doc.id, doc.primitive, dict(doc.models), dict(doc.data), dict(doc.options), fields, doc.scalar, self.span(doc.span))
 
 

@@ -7,7 +7,8 @@ stage a line with the type of what flows on every arrow. Sizes are of the values
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradflow.graph.types import Axis, Type
@@ -80,9 +81,9 @@ def _phase(phase: Phase, program: Program) -> dict[str, Any]:
 
 
 def _call(call: WorldCall, name: str) -> dict[str, Any]:
-    fields = {key: str(Type(f.base, tuple(Axis(*a) for a in f.axes), Axis(*f.target) if f.target is not None else None)) for key, f in call.fields.items()}
+    types = {key: Type(f.base, tuple(Axis(*a) for a in f.axes), Axis(*f.target) if f.target is not None else None) for key, f in call.fields.items()}
     options = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in call.options.items()}
-    return {"name": name, "call": call.primitive, "models": dict(call.models), "options": options, "fields": fields}
+    return {"name": name, "call": call.primitive, "models": dict(call.models), "options": options, "fields": {key: str(x) for key, x in types.items()}}
 
 
 def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
@@ -126,7 +127,8 @@ def render(program: Program, width: int = 100, color: bool = False) -> str:
 
     from rich.console import Console
 
-    console = Console(file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, color_system="standard" if color else None)
+    system: Any = "standard" if color else None
+    console = Console(file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, color_system=system)
     for part in _parts(summary(program), width):
         console.print(part, soft_wrap=False)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -152,20 +154,19 @@ def _parts(plan: Mapping[str, Any], width: int) -> list[RenderableType]:
 
 
 def _declared(plan: Mapping[str, Any]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows: list[tuple[str, ...]] = []
     for model in plan["models"]:
         copies = f", a copy for each of [{', '.join(model['axes'])}]" if model["axes"] else ""
-        table.add_row("model", model["name"], model["kind"], f"{model['parameters']:,} parameters in {_count(model['leaves'], 'leaf', 'leaves')}{copies}", _bytes(model["bytes"]))
+        size = f"{_count(model['parameters'], 'parameter')} in {_count(model['leaves'], 'leaf', 'leaves')}{copies}"
+        rows.append(("model", model["name"], model["kind"], size, _bytes(model["bytes"])))
     for data in plan["data"]:
-        rows = ", ".join(f"{split} {size if size is not None else '?'}" for split, size in data["rows"].items())
+        sizes = ", ".join(f"{split} {size if size is not None else '?'}" for split, size in data["rows"].items())
         batch = f"batches of {data['batch']}" if data["batch"] is not None else "all rows at once"
         nodes = f"; divided among {data['nodes']} nodes" if data["nodes"] else ""
-        table.add_row("data", data["name"], data["kind"], f"rows: {rows}; {batch}{nodes}", "")
+        rows.append(("data", data["name"], data["kind"], f"rows: {sizes}; {batch}{nodes}", ""))
     for name, text in plan["inputs"].items():
-        table.add_row("input", name, text, "given by the caller", "")
-    return table
+        rows.append(("input", name, text, "given by the caller", ""))
+    return _table(rows)
 
 
 def _train_line(phase: Mapping[str, Any], number: int) -> str:
@@ -185,19 +186,17 @@ def _flow_parts(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
 
     topology = flow["topology"]
     over = f" over {topology['name']}" if topology is not None else ""
-    head = Text.assemble((f"flow {', '.join(flow['trains'])}{over}", "bold"), f"  {flow['parameters']:,} parameters, {flow['operations']} operations a step")
+    work = f"{_count(flow['parameters'], 'parameter')}, {_count(flow['operations'], 'operation')} a step"
+    head = Text.assemble((f"flow {', '.join(flow['trains'])}{over}", "bold"), f"  {work}")
     parts: list[RenderableType] = [head, *_chain(flow, width)]
-    for number, term in enumerate(flow["loss"]):
-        parts.append(Text(f"{'loss  ' if number == 0 else '    + '}{term}"))
+    facts = [("loss" if number == 0 else "", ("" if number == 0 else "+ ") + term) for number, term in enumerate(flow["loss"])]
     if topology is not None:
-        parts.append(Text(f"graph {_topology_text(topology)}"))
+        facts.append(("graph", _topology_text(topology)))
     if flow["rollout"]:
-        parts.append(Text(f"once a unit, before mini-batches: {_count(len(flow['rollout']), 'value')}"))
-    if flow["states"]:
-        parts += [_states(flow["states"], width)]
+        facts.append(("once", f"a unit, before mini-batches: {_count(len(flow['rollout']), 'value')}"))
     if flow["reports"]:
-        parts.append(Text(f"reports {', '.join(flow['reports'])}"))
-    return parts
+        facts.append(("reports", ", ".join(flow["reports"])))
+    return [*parts, *([_table(facts)] if facts else []), *([_states(flow["states"])] if flow["states"] else [])]
 
 
 def _chain(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
@@ -206,7 +205,8 @@ def _chain(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
 
     stages = flow["stages"]
     target = ", ".join(flow["trains"])
-    arrows = [f"--{stage['arrives'] if place and stages[place - 1]['kind'] != 'objective' else ''}-->" for place, stage in enumerate(stages)]
+    arrivals = [stage["arrives"] if place and stages[place - 1]["kind"] != "objective" else "" for place, stage in enumerate(stages)]
+    arrows = [f"--{arrives}-->" if arrives else "-->" for arrives in arrivals]
     names = [stage["stage"] for stage in stages]
     flat = " ".join(part for arrow, name in zip(["", *arrows[1:]], names) for part in (arrow, name) if part) + f" --> {target}"
     given = [f"{stage['stage']} gives {stage['gives']}" for stage in stages if stage["gives"]]
@@ -215,32 +215,39 @@ def _chain(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for place, stage in enumerate(stages):
         if place:
-            arrives = stage["arrives"] if stages[place - 1]["kind"] != "objective" else ""
-            lines.append(Text(f"  | {arrives}".rstrip(), style="dim"))
+            lines.append(Text(f"  | {arrivals[place]}".rstrip(), style="dim"))
         lines.append(Text.assemble((stage["stage"], "cyan"), f"  ({stage['kind']})" if stage["kind"] else ""))
         if stage["gives"]:
             lines.append(Text(f"    gives {stage['gives']}"))
     return [*lines, Text("  |", style="dim"), Text(target, style="cyan")]
 
 
-def _states(states: list[Mapping[str, Any]], width: int) -> RenderableType:
+def _table(rows: Sequence[tuple[str, ...]]) -> RenderableType:
+    """Columns without lines; texts as they are, since `[param]` is no markup."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    total = 0
-    for state in states:
-        table.add_row("state", state["name"], state["type"], _bytes(state["bytes"]))
-        total += state["bytes"] or 0
-    if len(states) > 1:
-        table.add_row("", "", "together", _bytes(total))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _states(states: list[Mapping[str, Any]]) -> RenderableType:
+    short = [re.sub(r"^[\d.|]+", "", state["name"]) for state in states]
+    names = short if len(set(short)) == len(short) else [state["name"] for state in states]
+    rows = [("state", name, state["type"], _bytes(state["bytes"])) for name, state in zip(names, states)]
+    together = [("", "", "together", _bytes(sum(state["bytes"] or 0 for state in states)))] if len(states) > 1 else []
+    return _table([*rows, *together])
 
 
 def _topology_text(topology: Mapping[str, Any]) -> str:
     if topology["changes"]:
         return f"{topology['name']}: {topology['nodes'] or '?'} nodes; its links depend on the clock or on data"
     facts = [f"{topology['nodes']} nodes", _count(topology["links"], "link")]
-    facts.append(f"diameter {topology['diameter']}" if topology["diameter"] is not None else "not connected" if not topology["connected"] else "diameter not computed")
+    if topology["diameter"] is not None:
+        facts.append(f"diameter {topology['diameter']}")
+    facts += ["not connected"] * (not topology["connected"])
     if topology["spectral_gap"] is not None:
         facts.append(f"spectral gap {topology['spectral_gap']:.3g}")
     facts += ["directed"] * topology["directed"] + ["not doubly stochastic"] * (not topology["doubly_stochastic"])

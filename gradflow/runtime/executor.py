@@ -127,7 +127,9 @@ class Run:
             yield RunFinished(self.clocks.tick, time.perf_counter() - began, dict(self.learnt.values))
 
     def _prepare(self) -> list[PhasePlan]:
-        missing = [name for name in self.program.inputs if name not in self.inputs]
+        regions = [a.region for phase in self.program.phases for a in (*phase.actions, *phase.periodic) if not isinstance(a, Draw)]
+        read = {source["path"][0] for region in regions for source in region.sources() if source["kind"] == "input"}
+        missing = [name for name in self.program.inputs if name in read and name not in self.inputs]
         if missing:
             raise RunFailed(f"the input `{missing[0]}` of `{self.program.name}` is not given")
         self.clocks.seed = self.seed
