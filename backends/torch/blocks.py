@@ -14,11 +14,12 @@ from gradflow.backends.torch.kernels import Kernel, KernelWriter
 from gradflow.backends.torch.linalg import emit_linalg, emit_part, factorization
 from gradflow.backends.torch.schedule import Guard, Operands, Unit, arrange, guards, walk
 from gradflow.backends.torch.sizes import witnesses
-from gradflow.backends.torch.statements import INDENT, Conditions, Line, deaths, last_pulls, name_of, render
+from gradflow.backends.torch.statements import INDENT, Conditions, Line, append, deaths, last_pulls, name_of, render
 from gradflow.graph.graph import Node, Region, users
 from gradflow.graph.operations import ELEMENTWISE
 
 EXPRESSIONS: dict[str, Callable[[Writer, Node], str]] = {**emit.OPERATIONS, **indexing.OPERATIONS, "linalg": emit_linalg}
+LITERALS = {"True", "False"}
 
 
 @dataclass
@@ -98,7 +99,8 @@ class Block:
         kept = {self.w.names[node.id] for node in self.kept if node.id in self.w.names}
         dead = deaths(self.w, self.units, self.context.below, kept)
         for i, (unit, piece) in enumerate(zip(self.units, pieces, strict=True)):
-            lines += piece
+            for line in piece:
+                append(lines, line)
             if i in dead:
                 lines.append(Line(f"del {', '.join(dead[i])}", unit.guard))
         return lines
@@ -175,7 +177,10 @@ class Block:
         if condition.id not in self.conditions.text:
             test = self.w.ref(condition)
             return [self.assign(node, f"{texts[True]} if {test} else {texts[False]}", guard)]
-        return [self.assign(node, text, guard | {(condition.id, outcome)}) for outcome, text in texts.items()]
+        lines = [self.assign(node, text, guard | {(condition.id, outcome)}) for outcome, text in texts.items()]
+        for line, text in zip(lines, texts.values(), strict=True):
+            line.needs = text if text.isidentifier() else "" if text in LITERALS or text.replace(".", "").isdigit() else None
+        return lines
 
     def branch(self, node: Node, branch: Node) -> str:
         if self.w.is_host(branch):
@@ -236,7 +241,7 @@ class Loop:
         context = self.block.context
         wanted = Region(tuple((str(i), root) for i, root in enumerate([*self.following, *(r for _, r in self.stacked)])), self.body.parameters)
         known = {*self.outer.names, *(f.id for f in context.below.free(self.body))}
-        nodes = [n for n in walk(wanted.roots, context.below) if n.id not in known]
+        nodes = self.within(wanted, known)
         reach = [*(p for _, p in self.carries), *(p for _, p in self.sequences), *(p for _, p in self.captured), *self.block.reach]
         w = writer_of(context, nodes, wanted, self.outer, reach)
         w.plain = True
@@ -245,7 +250,7 @@ class Loop:
             w.names[p.id] = self.outer.ref(value) if self.outer.is_host(value) else self.outer.align(value, p.type.names, p.type.base)
             if self.outer.is_host(value):
                 w.hosts.add(p.id)
-        nodes = [n for n in walk(wanted.roots, context.below) if n.id not in known]  # with what tells sizes
+        nodes = self.within(wanted, known)  # with what tells sizes
         w = self.rehosted(w, nodes)
         guard_of = guards(nodes, [r for r in wanted.roots if r.id not in known and r.op != "const"], context.below)
         units = single_units(nodes, lambda n: shared_key(context, n), shared_kind)
@@ -253,6 +258,11 @@ class Loop:
             unit.guard = frozenset.intersection(*(guard_of[n.id] for n in unit.nodes))
         block = Block(context, w, arrange(units, context.below), nodes, wanted.roots, guard_of, reach)
         return render(block.write(), block.conditions), w
+
+    def within(self, body: Region, known: set[int]) -> list[Node]:
+        """The nodes that are computed in every pass; `known` has its value outside."""
+        below = self.block.context.below
+        return [n for n in walk(body.roots, lambda n: () if n.id in known else below(n)) if n.id not in known]
 
     def rehosted(self, w: Writer, nodes: list[Node]) -> Writer:
         """Values that are numbers because what they capture is one."""

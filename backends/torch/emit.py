@@ -34,6 +34,7 @@ class Writer:
         self.kept = set(kept)
         self.witnesses = witnesses
         self.pointers: Mapping[str, list[Node]] = outer.pointers if outer else {}
+        self.lengths: dict[str, str] = outer.lengths if outer else {}  # sizes that are read off once, before everything else
         self.plain = False  # nothing is read through anything else
 
     def is_host(self, node: Node) -> bool:
@@ -89,7 +90,8 @@ class Writer:
         if witness is not None:
             return self.size_of(witness, name)
         if name in self.pointers:
-            return f"entries({', '.join(self.ref(source) for source in self.pointers[name])})"
+            text = f"entries({', '.join(self.ref(source) for source in self.pointers[name])})"
+            return self.lengths.setdefault(text, f"size{len(self.lengths) + 1}")
         raise UnknownSize(f"the size of axis `{name}` is not known: {node!r} (from {node.span})")
 
     def size_of(self, node: Node, name: str) -> str:

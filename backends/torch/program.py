@@ -35,7 +35,8 @@ def write_program(region: Region, context: Context, optimize: bool, donate: bool
         context.plan = Donating(region, nodes, units, context.groups, below).run()
     lines = loaded(context, w, nodes)
     block = Block(context, w, arrange(units, below), nodes, region.roots, guard_of, sources)
-    lines += block.write()
+    written = block.write()
+    lines += [Line(f"{name} = {text}") for text, name in w.lengths.items()] + written
     lines += returned(context, region, w)
     context.notes += context.plan.notes
     body = "\n".join(INDENT + line for line in render(lines, block.conditions))

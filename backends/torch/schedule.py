@@ -118,7 +118,8 @@ def shared_guard(nodes: Iterable[Node], guard_of: Mapping[int, Guard]) -> Guard:
 def arrange(units: list[Unit], below: Callable[[Node], tuple[Node, ...]]) -> list[Unit]:
     """The units in an order that hands everything over in time and keeps what stands under one guard together.
 
-    Units without a guard go as early as they can, in their own order; a guarded run is opened when nothing else is ready.
+    Units without a guard go as early as they can, in their own order; a guarded run is opened when nothing else is ready, and stays open
+    until nothing of its kind is.
     """
     waiting, users = _dependencies(units, below)
     ready = [unit for unit in units if not waiting[id(unit)]]
@@ -126,7 +127,7 @@ def arrange(units: list[Unit], below: Callable[[Node], tuple[Node, ...]]) -> lis
     done: list[Unit] = []
     current = ALWAYS
     while ready:
-        unit = min(ready, key=lambda u: (len(u.guard ^ current) if u.guard else 0, order[id(u)]))
+        unit = min(ready, key=lambda u: (_urgency(u, current), order[id(u)]))
         ready.remove(unit)
         done.append(unit)
         current = unit.guard
@@ -137,6 +138,13 @@ def arrange(units: list[Unit], below: Callable[[Node], tuple[Node, ...]]) -> lis
     if len(done) != len(units):
         raise AssertionError("units depend on one another in a circle")
     return done
+
+
+def _urgency(unit: Unit, current: Guard) -> int:
+    """Smaller is sooner: work without a guard, then the run that is open, then its nearest neighbors; choices when their branches are complete."""
+    if unit.nodes[-1].op == "choose":
+        return 1 << 16
+    return 1 + len(unit.guard ^ current) if unit.guard else 0
 
 
 def _dependencies(units: list[Unit], below: Callable[[Node], tuple[Node, ...]]) -> tuple[dict[int, set[int]], dict[int, list[Unit]]]:

@@ -19,9 +19,25 @@ INDENT = "    "
 
 @dataclass
 class Line:
+    """One statement under a guard. `needs`: the one name that it reads, if it may stand anywhere after that is there."""
+
     text: str
     guard: Guard = ALWAYS
     span: Span = NOWHERE
+    needs: str | None = None
+
+
+def append(lines: list[Line], line: Line) -> None:
+    """Adds a line; one that may stand earlier joins the last run of lines under its guard."""
+    place = len(lines)
+    if line.needs is not None:
+        for i in range(len(lines) - 1, -1, -1):
+            if lines[i].guard == line.guard:
+                place = i + 1
+                break
+            if line.needs and re.search(rf"\b{line.needs}\b", lines[i].text.split(" = ")[0]):
+                break
+    lines.insert(place, line)
 
 
 # ---- names
@@ -58,17 +74,19 @@ def render(lines: Iterable[Line], conditions: Conditions) -> list[str]:
     """Indented source; neighbors under the same condition share one `if`, an `else` follows where it fits."""
     found: list[str] = []
     open_: list[tuple[int, bool]] = []
+    others: set[int] = set()  # depths at which an `else` is open
     span = NOWHERE
     for line in lines:
         path = conditions.path(line.guard)
         same = next((i for i, (a, b) in enumerate(zip(open_, path)) if a != b), min(len(open_), len(path)))
         for i in range(same, len(path)):
             condition, outcome = path[i]
-            turned = i == same and i < len(open_) and open_[i] == (condition, not outcome)
+            turned = i == same and i < len(open_) and open_[i] == (condition, not outcome) and i not in others
+            others = {depth for depth in others if depth < i} | ({i} if turned else set())
             text = conditions.text[condition]
             head = "else:" if turned else f"if {text}:" if outcome else f"if not {text}:"
             found.append(INDENT * i + head)
-        open_ = path
+        open_, others = path, {depth for depth in others if depth < len(path)}
         if line.span is not NOWHERE and (line.span.file, line.span.line) != (span.file, span.line):
             found.append(f"{INDENT * len(path)}# {line.span.file}:{line.span.line}".replace("\n", " "))
             span = line.span

@@ -74,9 +74,10 @@ class FlowElaborator:
     def placed(self, point: Node | None) -> Node:
         """The point at which the objective is evaluated: with the axis `node` where nodes have objectives of their own."""
         flat = point if point is not None else self.parameter()
+        lifted = flat.type.without(["param"])
         if self.topology is not None and not flat.type.has("node"):
-            flat = self.e.ops.expand(flat, (Axis("node", self.topology.nodes), *flat.type.axes))
-        return flat
+            lifted = (Axis("node", self.topology.nodes), *lifted)
+        return self.e.ops.expand(flat, (*lifted, flat.type.axis("param")))
 
     def split(self, flat: Node) -> dict[str, Node]:
         offset = 0

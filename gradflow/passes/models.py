@@ -85,6 +85,7 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
     if model is None:
         raise mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it", fix="call the model itself: `net(x)`")
     flat = e.parameters_of(model) if isinstance(callee, v.Model) else callee
+    flat = e.ops.expand(flat, (*flat.type.without(["param"]), flat.type.axis("param")))
     if model.free is not None:
         raise mistake(
             "E0203", node.callee.span, f"`{model.name}` is a tensor, not a network", why="it was declared with `free(..)`", fix=f"use it by name: `{model.name}`"

@@ -103,7 +103,13 @@ class PipelineElaborator:
             self.flow_actions([], self.scope)
         doc = self.definition.text("doc")
         models = {name: self.lifted(plan) for name, plan in self.models.items()}
-        return p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, self.scope.module.source.name, self.scope.module.source.text)
+        source = self.scope.module.source
+        program = p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, source.name, source.text)
+        if not self.e.report.errors:
+            from gradflow.passes.knobs import check_knobs
+
+            check_knobs(self.e, program, self.definition, self.scope)
+        return program
 
     def attempt(self, statement: s.Statement) -> None:
         """One statement; if it has a mistake, the names that it would bind are known as broken, so that nothing is said twice."""

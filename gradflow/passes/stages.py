@@ -239,17 +239,23 @@ class FlowBuilder:
     def leafwise(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
         groups: list[tuple[tuple[int, ...], Callable[[Upstream, Bundle, Below], Change]]] = []
         rest: list[int] = []
+        fitting: list[Leaf] = []
         for place, leaf in enumerate(bundle.leaves):
             axes = match(self.e, stage.definition.pattern, leaf.name, leaf.axes, v_scope(stage), stage.bound)
             if axes is None:
                 rest.append(place)
                 continue
             named = replace(leaf, axes=axes)
+            fitting.append(named)
 
             def run(u: Upstream, b: Bundle, k: Below, named: Leaf = named) -> Change:
                 return self.body(stage, u, Bundle((named,), b.param), k, f"{path}.{stage.name}.{named.name}", named)
 
             groups.append(((place,), run))
+        if self.e.world is not None:
+            from gradflow.passes.knobs import clamped_rank
+
+            clamped_rank(self.e, stage, fitting)
         if rest:
             if stage.kind == "update":
                 self.no_update(stage, bundle, rest)

@@ -187,7 +187,10 @@ class Reader:
     def _phase(self, doc: d.PhaseDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Phase:
         actions = tuple(self._action(one, models, data) for one in doc.actions)
         periodic = tuple(self._periodic(one, models, data) for one in doc.periodic)
-        return p.Phase(doc.count, doc.unit, dict(doc.settings), actions, periodic, self.span(doc.span))
+        if any(one.count < 1 for one in periodic):
+            raise ArtifactError("a report is due every 0 units")
+        final = self._periodic(doc.final, models, data) if doc.final is not None else None
+        return p.Phase(doc.count, doc.unit, dict(doc.settings), actions, periodic, self.span(doc.span), final)
 
     def _periodic(self, doc: d.PeriodicDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Periodic:
         calls = tuple(self._call(one, models, data) for one in doc.calls)

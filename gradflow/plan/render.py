@@ -77,13 +77,15 @@ def _phase(phase: Phase, program: Program) -> dict[str, Any]:
         "flows": [_flow(action, program, precision) for action in actions if isinstance(action, Update)],
         "assigns": [action.model for action in actions if isinstance(action, Assign)],
         "reports": [_periodic(one) for one in phase.periodic],
+        "final": _periodic(phase.final) if phase.final is not None else None,
     }  # fmt: skip
 
 
 def _call(call: WorldCall, name: str) -> dict[str, Any]:
     types = {key: Type(f.base, tuple(Axis(*a) for a in f.axes), Axis(*f.target) if f.target is not None else None) for key, f in call.fields.items()}
     options = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in call.options.items()}
-    return {"name": name, "call": call.primitive, "models": dict(call.models), "options": options, "fields": {key: str(x) for key, x in types.items()}}
+    data = [f"{one}.{split}" for one, split in call.data.values()]
+    return {"name": name, "call": call.primitive, "models": dict(call.models), "data": data, "options": options, "fields": {key: str(x) for key, x in types.items()}}
 
 
 def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def _train_line(phase: Mapping[str, Any], number: int) -> str:
 
 
 def _draw_line(draw: Mapping[str, Any]) -> str:
-    options = ", ".join([*draw["models"].values(), *(f"{key}: {_value(value)}" for key, value in draw["options"].items())])
+    options = ", ".join([*draw["models"].values(), *draw["data"], *(f"{key}: {_value(value)}" for key, value in draw["options"].items())])
     return f"draw {draw['name']} ~ {draw['call']}({options})"
 
 
@@ -256,11 +258,12 @@ def _topology_text(topology: Mapping[str, Any]) -> str:
 
 def _end_lines(phase: Mapping[str, Any]) -> list[str]:
     lines = [f"then {model} <- ..  (assigned every {phase['unit'].removesuffix('s')})" for model in phase["assigns"]]
-    for one in phase["reports"]:
+    for one in [*phase["reports"], *([phase["final"]] if phase["final"] else [])]:
         unit = one["unit"].removesuffix("s") if one["count"] == 1 else f"{one['count']} {one['unit']}"
+        when = f"every {unit}" if one["count"] else "at the end"
         what = [*one["values"], *(["a checkpoint"] if one["checkpoint"] else [])]
         calls = f"  (calls {', '.join(one['calls'])})" if one["calls"] else ""
-        lines.append(f"every {unit}: {', '.join(what) or 'nothing'}{calls}")
+        lines.append(f"{when}: {', '.join(what) or 'nothing'}{calls}")
     return ["", *lines] if lines else []
 
 

@@ -200,7 +200,7 @@ ActionDoc = Annotated[DrawDoc | HoldDoc | AssignDoc | UpdateDoc, Field(discrimin
 
 
 class PeriodicDoc(Doc):
-    count: Annotated[int, Field(ge=1)]
+    count: Size
     unit: str
     region: RegionDoc
     calls: tuple[CallDoc, ...]
@@ -215,6 +215,7 @@ class PhaseDoc(Doc):
     actions: tuple[ActionDoc, ...]
     periodic: tuple[PeriodicDoc, ...]
     span: Index
+    final: PeriodicDoc | None
 
 
 class ParameterDoc(Doc):

@@ -144,9 +144,11 @@ class Writer:
     # ---- phases
 
     def phase(self, phase: p.Phase) -> dict[str, Any]:
+        final = self.periodic(phase.final) if phase.final is not None else None
         return {
             "count": phase.count, "unit": phase.unit, "settings": _table(phase.settings, "train"),
-            "actions": tuple(self.action(action) for action in phase.actions), "periodic": tuple(self.periodic(one) for one in phase.periodic), "span": self.span(phase.span),
+            "actions": tuple(self.action(action) for action in phase.actions),
+            "periodic": tuple(self.periodic(one) for one in phase.periodic), "span": self.span(phase.span), "final": final,
         }  # fmt: skip
 
     def action(self, action: p.Action) -> dict[str, Any]:
@@ -167,7 +169,8 @@ class Writer:
         states = tuple({"key": s.key, "type": self.type(s.type), "init": s.init, "stage": s.stage} for s in action.states)
         return {
             "kind": "update", "flow": action.flow, "models": action.models, "region": self.region(action.region),
-            "rollout": self.optional(action.rollout), "states": states, "stages": action.stages, "topology": self.topology(action.topology), "sliced": action.sliced,
+            "rollout": self.optional(action.rollout), "states": states, "stages": action.stages,
+            "topology": self.topology(action.topology), "sliced": action.sliced,
             "span": self.span(action.span), "facts": _table(facts, f"`{action.flow}`"), "topology_facts": shown,
         }  # fmt: skip
 

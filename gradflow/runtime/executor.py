@@ -31,8 +31,8 @@ from gradflow.runtime.checkpoints import write_checkpoint
 from gradflow.runtime.clocks import Clocks
 from gradflow.runtime.events import SCHEMA, CheckpointWritten, Event, Learnt, Report, RunFailed, RunFinished, RunStarted, RunStopped, UnitDone
 from gradflow.runtime.finite import FiniteWatch
-from gradflow.runtime.phases import PhasePlan, plan_phase
-from gradflow.runtime.regions import BACKENDS, Lowered, Regions
+from gradflow.runtime.phases import PhasePlan, plan_phase, regions_of
+from gradflow.runtime.regions import BACKENDS, Lowered, Regions, sources_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
@@ -127,11 +127,10 @@ class Run:
             yield RunFinished(self.clocks.tick, time.perf_counter() - began, dict(self.learnt.values))
 
     def _prepare(self) -> list[PhasePlan]:
-        regions = [a.region for phase in self.program.phases for a in (*phase.actions, *phase.periodic) if not isinstance(a, Draw)]
-        read = {source["path"][0] for region in regions for source in region.sources() if source["kind"] == "input"}
-        missing = [name for name in self.program.inputs if name in read and name not in self.inputs]
-        if missing:
-            raise RunFailed(f"the input `{missing[0]}` of `{self.program.name}` is not given")
+        for region, span in regions_of(self.program):
+            for source in sources_of(region):
+                if source["kind"] == "input" and source["path"][0] not in self.inputs:
+                    raise RunFailed(f"the input `{source['path'][0]}` of `{self.program.name}` is not given", span)
         self.clocks.seed = self.seed
         self.store.build(self.program, self.seed, self._start)
         self._dropping = any(dropout_of(part) for runner in self.store.runners.values() for part in runner.module.modules())

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradflow.plan.program import Action, Assign, Draw, Hold, Periodic, Phase, Update
+from gradflow.graph.graph import Region
+from gradflow.language.source import Span
+from gradflow.plan.program import Action, Assign, Draw, Hold, Periodic, Phase, Program, Update
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.events import RunFailed
 from gradflow.runtime.regions import sources_of
@@ -108,3 +110,20 @@ def _labels(phase: Phase) -> dict[str, str]:
     flows = [action for action in phase.actions if isinstance(action, Update)]
     names = ["+".join(flow.models) for flow in flows]
     return {flow.flow: name if names.count(name) == 1 else flow.flow for flow, name in zip(flows, names, strict=True)}
+
+
+def regions_of(program: Program) -> Iterator[tuple[Region, Span]]:
+    """Every region of a program with the place in the spec that it belongs to."""
+    for plan in program.models.values():
+        if plan.start is not None:
+            yield plan.start, plan.span
+    for phase in program.phases:
+        for action in phase.actions:
+            if isinstance(action, Hold):
+                yield action.region, phase.span
+            elif not isinstance(action, Draw):
+                yield action.region, action.span
+                if isinstance(action, Update) and action.rollout is not None:
+                    yield action.rollout, action.span
+        for block in (*phase.periodic, *((phase.final,) if phase.final is not None else ())):
+            yield block.region, block.span

@@ -124,8 +124,10 @@ def drive_function(home: Module, definition: s.Definition, params: Mapping[str, 
 
 
 def in_order(e: Elaborator, definition: s.Definition, node: Node) -> Node:
-    """Axes have names, not places: an output has those that the inputs declare in the order of the inputs."""
-    declared = [item.name for one in definition.body or () if isinstance(one, s.Input) and one.type.options[0].axes for item in one.type.options[0].axes.items]
+    """Axes have names, not places: an output has them in the order of the first input with the same axes, else as the inputs declare them."""
+    inputs = [one.type.options[0].axes for one in definition.body or () if isinstance(one, s.Input)]
+    lists = [[item.name for item in axes.items] for axes in inputs if axes is not None]
+    declared = next((names for names in lists if set(names) == set(node.type.names)), [name for names in lists for name in names])
     if not set(node.type.names) <= set(declared):
         return node
     return e.ops.transpose(node, sorted(node.type.names, key=declared.index))

@@ -268,7 +268,7 @@ def test_vectors_pass_galore_by() -> None:
 
 def test_a_forced_side_is_a_guard_in_a_flow() -> None:
     """The same body under either guard: what is cut is what the guard calls so."""
-    text = "update left = (galore_side(2) on [cut, kept] | nothing) -> sgd(lr: 1)\nupdate right = galore_side(2) on [kept, cut] -> sgd(lr: 1)"
+    text = "update left = (galore_side(2) on [cut, kept] | nothing) -> sgd(lr: 1)\nupdate right = (galore_side(2) on [kept, cut]) -> sgd(lr: 1)"
     g = numpy.random.default_rng(0).normal(size=(3, 7))
     u, s, vt = numpy.linalg.svd(g, full_matrices=False)
     expected = -0.25 * (u[:, :2] * s[:2]) @ vt[:2]

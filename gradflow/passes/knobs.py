@@ -1,0 +1,236 @@
+"""Dead knobs: options that cannot have an effect where they stand (W0107 to W0112). Each check reads the finished program of a pipeline.
+
+They ask the graph, not the names of methods: a clip range is dead because the ratio under it folds to 1, a reference model because every
+way from the loss to it runs through a product with 0. What they say points into the file that is checked, at the option or at the
+declaration; what cannot be traced to a place there is not said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gradflow.graph.graph import Node, Region, depends, ordered
+from gradflow.graph.operations import ELEMENTWISE
+from gradflow.language import syntax as s
+from gradflow.language.source import Span
+from gradflow.passes import values as v
+from gradflow.passes.expressions import NUMBERS, Elaborator
+from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head
+from gradflow.plan import program as p
+
+REDUCING = {"sum", "mean", "max", "min", "any", "all", "prod", "axis_size", "dot"}
+
+
+def check_knobs(e: Elaborator, program: p.Program, definition: s.Definition, scope: Scope) -> None:
+    """Adds to the report what has no effect in this program."""
+    reference_without_weight(e, program)
+    for phase in program.phases:
+        periods(e, phase)
+        groups_of_one(e, phase, definition)
+        slower_counts(e, phase)
+        if phase.settings.get("epochs", 1) == phase.settings.get("minibatches", 1) == 1:
+            dead_clips(e, phase, definition, scope)
+
+
+def updates(phase: p.Phase) -> list[p.Update]:
+    return [action for action in phase.actions if isinstance(action, p.Update)]
+
+
+# ---- a clip range where the ratio is 1
+
+
+def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: Scope) -> None:
+    """W0107: every rollout is used for one update, so what samples were drawn with is what is trained, and no ratio leaves its range."""
+    policies = {draw.name: draw.call.models.get("policy") for draw in phase.actions if isinstance(draw, p.Draw) and _plain(draw.call)}
+    trained = [model for update in updates(phase) for model in update.models]
+    for update in updates(phase):
+        known = _at_the_sampler(update.region, {k: m for k, m in policies.items() if trained.count(m or "") == 1})
+        for node in update.region.nodes():
+            if node.op in ("minimum", "maximum") and _idle(node, known):
+                for span, option in _said_as(node.span, definition, scope):
+                    e.warn(
+                        "W0107", span, f"`{option}` has no effect here", why="each rollout is used for one update, so the ratio is 1 when the gradient is taken",
+                        fix="train with `epochs: 2` or `minibatches: 2`, or drop the clip",
+                    )  # fmt: skip
+
+
+def _plain(call: p.WorldCall) -> bool:
+    """Samples whose `logp_old` is what `score` says of them under the same parameters."""
+    return call.primitive == "sample" and call.options.get("scored_at", 1.0) == 1.0
+
+
+def _at_the_sampler(region: Region, policies: dict[str, str | None]) -> dict[int, Any]:
+    """What nodes are worth while the policy is still the one that drew the samples: numbers, or a text for its log-probabilities."""
+    known: dict[int, Any] = {}
+    for node in region.nodes():
+        inputs = [known.get(below.id) for below in node.inputs]
+        if node.op == "const":
+            known[node.id] = node["value"]
+        elif node.op == "model" and node["output"] == "logp" and not node["options"] and node.inputs[0].op == "source":
+            known[node.id] = f"logp of {node['model']}"
+        elif node.op == "source" and node["kind"] == "held" and node["path"][1] == "logp_old":
+            known[node.id] = f"logp of {policies.get(node['path'][0])}"
+        elif node.op == "sub" and isinstance(inputs[0], str) and inputs[0] == inputs[1]:
+            known[node.id] = 0.0
+        elif node.op in ("where", "choose") and isinstance(inputs[1], NUMBERS) and inputs[1] == inputs[2]:
+            known[node.id] = inputs[1]
+        elif node.op in ("sum", "expand", "max", "min") and isinstance(inputs[0], NUMBERS) and (inputs[0] == 0 or node.op != "sum"):
+            known[node.id] = inputs[0]
+        elif node.op == "div" and inputs[0] == 0.0 and isinstance(inputs[0], float):
+            known[node.id] = 0.0
+        elif node.op in ELEMENTWISE and inputs and all(isinstance(one, NUMBERS) for one in inputs):
+            known[node.id] = ELEMENTWISE[node.op][1](*inputs)
+    return known
+
+
+def _idle(node: Node, known: dict[int, Any]) -> bool:
+    """A bound that cannot bind: one side a constant, the other a computed value strictly inside of it."""
+    for bound, value in (node.inputs, node.inputs[::-1]):
+        x = known.get(value.id)
+        if bound.op == "const" and value.op != "const" and isinstance(x, NUMBERS):
+            return x < bound["value"] if node.op == "minimum" else x > bound["value"]
+    return False
+
+
+def _said_as(place: Span, pipeline: s.Definition, scope: Scope) -> Iterator[tuple[Span, str]]:
+    """Where the file says the bounds of the `clip` that a node came from: as options of the function it stands in, or in the `clip` itself."""
+    home = scope.module
+    reached = _reached(pipeline, home.definitions)
+    for definition in reached:
+        for call in _calls(definition):
+            if call.callee.id == "clip" and _covers(call.span, place) and not _parameters(definition, call):  # type: ignore[union-attr]
+                yield call.span, "clip"
+            found = scope.find(call.callee.id)  # type: ignore[union-attr]
+            if found is None or not _covers(found[0].span, place):
+                continue
+            bounds = {name for clip in _calls(found[0]) if clip.callee.id == "clip" and _covers(clip.span, place) for name in _parameters(found[0], clip)}  # type: ignore[union-attr]
+            yield from ((arg.span, arg.name) for arg in call.args if arg.name in bounds)
+
+
+def _reached(pipeline: s.Definition, definitions: dict[str, s.Definition]) -> list[s.Definition]:
+    """The pipeline and the definitions of its file that it names, directly or through others."""
+    found = [pipeline]
+    for definition in found:
+        names = {node.id for node in s.walk(definition) if isinstance(node, s.Name)}
+        found += [other for name, other in definitions.items() if name in names and other not in found]
+    return found
+
+
+def _calls(definition: s.Definition) -> Iterator[s.Call]:
+    return (node for node in s.walk(definition) if isinstance(node, s.Call) and isinstance(node.callee, s.Name))
+
+
+def _covers(span: Span, place: Span) -> bool:
+    return span.file == place.file and span.offset <= place.offset and place.end <= span.end
+
+
+def _parameters(definition: s.Definition, call: s.Call) -> set[str]:
+    """Parameters of a definition that the bounds of a `clip` in it mention."""
+    names = {param.name for param in definition.params}
+    return {node.id for arg in call.args[1:] for node in s.walk(arg.value) if isinstance(node, s.Name) and node.id in names}
+
+
+# ---- the others
+
+
+def groups_of_one(e: Elaborator, phase: p.Phase, definition: s.Definition) -> None:
+    """W0112: statistics of a group of one sample compare it with itself."""
+    for draw in phase.actions:
+        if not isinstance(draw, p.Draw) or draw.call.primitive != "sample" or draw.call.options.get("group") != 1:
+            continue
+        regions = [region for update in updates(phase) for region in (update.region, update.rollout) if region is not None]
+        index = [("held", (draw.name, "group"))]
+        grouped = any(n.op.startswith("segment_") and (n.inputs[1].get("kind"), n.inputs[1].get("path")) in index for region in regions for n in region.nodes())
+        said = [arg for call in _calls(definition) if call.span == draw.call.span for arg in call.args if arg.name == "group"]
+        if grouped and said:
+            e.warn(
+                "W0112", said[0].span, "with one sample a prompt there is no group to compare with", why="its mean is the sample's own reward, and its spread is 0",
+                fix="draw more, `group: 8`, or use an objective that does not compare within groups",
+            )  # fmt: skip
+
+
+def reference_without_weight(e: Elaborator, program: p.Program) -> None:
+    """W0109: a model that is only read behind a product with 0."""
+    regions = [region for phase in program.phases for update in updates(phase) for region in (update.region, update.rollout) if region is not None]
+    busy = {model for phase in program.phases for update in updates(phase) for model in update.models}
+    for phase in program.phases:
+        final = [phase.final] if phase.final is not None else []
+        regions += [action.region for action in phase.actions if isinstance(action, p.Assign | p.Hold)] + [one.region for one in (*phase.periodic, *final)]
+        calls = [action.call for action in phase.actions if isinstance(action, p.Draw)] + [call for one in (*phase.periodic, *final) for call in one.calls]
+        busy |= {model for call in calls for model in call.models.values()}
+    read = {name for region in regions for name in _models(region.nodes())}
+    weighty = {name for region in regions for name in _models(_behind_weights(region))}
+    for name in sorted((read - weighty - busy) & set(program.models)):
+        e.warn(
+            "W0109", program.models[name].span, f"the model `{name}` is loaded and scored, and its weight is 0", why="every term that reads it is multiplied by 0",
+            fix="give the term a weight, or leave it and the model out",
+        )  # fmt: skip
+
+
+def _models(nodes: list[Node]) -> set[str]:
+    return {node["path"][0] for node in nodes if node.op == "source" and node["kind"] == "param"}
+
+
+def _behind_weights(region: Region) -> list[Node]:
+    """The nodes that count: what is only read by a product with 0 is left out."""
+    found: dict[int, Node] = {}
+    stack = list(region.roots)
+    while stack:
+        node = stack.pop()
+        if node.id in found:
+            continue
+        found[node.id] = node
+        if node.op != "mul" or not any(below.op == "const" and below["value"] == 0 for below in node.inputs):
+            stack.extend(node.inputs)
+    return list(found.values())
+
+
+def periods(e: Elaborator, phase: p.Phase) -> None:
+    """W0110: an `every` block whose turn never comes."""
+    for one in phase.periodic:
+        if one.unit == phase.unit and one.count > phase.count > 0:
+            e.warn(
+                "W0110", head(one.span, "every"), f"this never happens: every {one.count} {one.unit} in a training of {phase.count}", why="the training ends before its turn comes",
+                fix=f"`every {phase.count} {one.unit}` happens once, at the end",
+            )  # fmt: skip
+
+
+def slower_counts(e: Elaborator, phase: p.Phase) -> None:
+    """W0111: a sum over the mini-batch divided by a count that was taken over the whole rollout."""
+    if phase.settings.get("minibatches", 1) == 1:
+        return
+    for update in updates(phase):
+        taken = {name: node for name, node in update.rollout.results} if update.rollout is not None else {}
+        live = depends(update.region.roots, lambda n: n.op == "model")
+        for node in update.region.nodes():
+            if node.op != "div" or node.inputs[0].id not in live or node.span.file != e.home:
+                continue
+            below = taken.get("/".join(("rollout", *node.inputs[1]["path"]))) if node.inputs[1].get("kind") == "rollout" else None
+            if below is not None and _reduced(below, "sample") and _reduced(node.inputs[0], "sample"):
+                e.warn(
+                    "W0111", node.span, "a sum over the mini-batch is divided by a count over the whole rollout", fix="use `mean(.., where: ..)`, which counts what it sums",
+                    why=f"the count is no live value, so it is taken once per rollout; the {phase.settings['minibatches']} mini-batches together weigh as much as one should",
+                )  # fmt: skip
+
+
+def _reduced(node: Node, axis: str) -> bool:
+    """Whether the axis was reduced away on the way to this node."""
+    return not node.type.has(axis) and any(n.op in REDUCING and any(i.type.has(axis) for i in n.inputs) and not n.type.has(axis) for n in ordered([node]))
+
+
+def clamped_rank(e: Elaborator, stage: v.Stage, leaves: list[Any]) -> None:
+    """W0108: a rank that reaches the smaller side of a matrix."""
+    from gradflow.passes.properties import given
+
+    rank = next((one.values.get("r") for one in given(e, stage, None) if one.name == "lowrank"), None)
+    small = [leaf for leaf in leaves if len(leaf.axes) > 1 and rank is not None and rank >= min(axis.size or rank + 1 for axis in leaf.axes)]
+    if small:
+        first = small[0]
+        sides = ", ".join(str(axis.size) for axis in first.axes)
+        others = f" and {len(small) - 1} more" if len(small) > 1 else ""
+        e.warn(
+            "W0108", stage.span, f"rank {rank} reaches the smaller side of `{first.name}` [{sides}]{others}", why="the rank is clamped to it, and nothing is saved there",
+            fix=f"choose a rank below {min(axis.size or 0 for axis in first.axes)}, or leave such leaves out: `({stage.name}(..) on [row, col] where min(row, col) > {rank} | nothing)`",
+        )  # fmt: skip

@@ -1,0 +1,102 @@
+"""Regions with large axes: what the kernels are tried on. Sizes are no multiples of a block."""
+
+from __future__ import annotations
+
+from tests.backends.operation_cases import Case, Maker
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis
+
+WIDE = Axis("param", 5003)
+NODE = Axis("node", 3)
+
+
+def optimizer(m: Maker, axes: tuple[Axis, ...] = (WIDE,), friction: bool = True) -> Case:
+    """diffGrad: two moments, bias correction, a friction term, and a state that becomes the gradient."""
+    p, g = m.data("net", *axes, kind="param"), m.data("grad", *axes)
+    first, second, previous = m.data("m", *axes, kind="state"), m.data("v", *axes, kind="state", low=0), m.data("previous", *axes, kind="state")
+    t, e = m.clock("t", 3), m.ops.elementwise
+    m1 = e("add", e("mul", 0.9, first), e("mul", 0.1, g))
+    v1 = e("add", e("mul", 0.999, second), e("mul", 0.001, e("pow", g, 2)))
+    hat = e("div", m1, e("sub", 1.0, e("pow", 0.9, t)))
+    step = e("div", hat, e("add", e("sqrt", e("div", v1, e("sub", 1.0, e("pow", 0.999, t)))), 1e-8))
+    results = {"state/m": m1, "state/v": v1}
+    if friction:
+        step = e("mul", e("sigmoid", e("abs", e("sub", previous, g))), step)
+        results["state/previous"] = g
+    return m.region(**results, **{"param/net": e("sub", p, e("mul", 0.001, step))})
+
+
+def by_node(m: Maker) -> Case:
+    """An update over nodes: a rate for each node, a direction shared by all, a mixing step that ends the first kernel."""
+    p, g = m.data("net", NODE, WIDE, kind="param"), m.data("grad", NODE, WIDE)
+    rate, shared, flag = m.data("rate", NODE), m.data("shared", WIDE), m.data("flag", NODE, base="bool")
+    e = m.ops.elementwise
+    moved = e("sub", p, e("mul", rate, e("add", g, e("mul", 0.5, shared))))
+    mean = m.ops.reduce("sum", moved, ["node"])
+    mixed = e("add", e("mul", 0.5, moved), e("mul", 0.5, e("div", mean, 3.0)))
+    return m.region(**{"param/net": m.ops.where(flag, mixed, p), "mean": mean})
+
+
+def swapped(m: Maker) -> Case:
+    """Two states change places; a third is read after its new value is there."""
+    a, b, c = (m.data(n, WIDE, kind="state") for n in "abc")
+    e = m.ops.elementwise
+    c1 = e("add", e("mul", c, 0.5), a)
+    return m.region(**{"state/a": b, "state/b": a, "state/c": c1, "gap": e("sub", c1, c), "sum": e("add", a, b)})
+
+
+def lazy_state(m: Maker) -> Case:
+    """A state that changes every third step only; another that is kept as long as a flag of the data says so."""
+    p, g, s, r = m.data("net", WIDE, kind="param"), m.data("grad", WIDE), m.data("s", WIDE, kind="state"), m.data("r", WIDE, kind="state")
+    t, flag, e = m.clock("t", 3), m.data("flag", base="bool"), m.ops.elementwise
+    due = e("eq", e("mod", t, 3), 0)
+    s1 = m.ops.choose(due, e("add", e("mul", s, 0.5), e("mul", g, g)), s)
+    r1 = m.ops.choose(flag, r, e("sub", e("mul", r, 0.25), g))
+    return m.region(**{"state/s": s1, "state/r": r1, "param/net": e("sub", p, e("mul", s1, r1))})
+
+
+def old_value(m: Maker) -> Case:
+    """The old parameters are asked for beside the new ones, and read by a sum that also reads the new ones."""
+    p, g, e = m.data("net", WIDE, kind="param"), m.data("grad", WIDE), m.ops.elementwise
+    new = e("sub", p, e("mul", 0.1, e("tanh", g)))
+    moved = m.ops.reduce("max", e("abs", e("sub", new, p)), ["param"])
+    return m.region(**{"param/net": new, "before": p, "moved": moved})
+
+
+def view_of_state(m: Maker) -> Case:
+    """A leaf of the old state is read by a contraction, which therefore comes before the update."""
+    p, g, e = m.data("net", WIDE, kind="param"), m.data("grad", WIDE), m.ops.elementwise
+    leaf: Node = m.ops.leaf(p, 0, (Axis("row", 50), Axis("col", 100)))
+    first = e("mul", e("add", g, 1.0), 0.5)
+    return m.region(**{"param/net": e("sub", p, first), "product": m.ops.dot(leaf, leaf, ["col"])} | {"tail": m.ops.reduce("sum", m.ops.leaf(p, 5000, (Axis("rest", 3),)), ["rest"])})
+
+
+def mixed_types(m: Maker) -> Case:
+    """Ints and bools among reals, in every position that a kernel allows."""
+    x, y, n, flag = m.data("x", WIDE), m.data("y", WIDE), m.data("n", WIDE, base="int", low=-4, high=5), m.data("flag", WIDE, base="bool")
+    e, w = m.ops.elementwise, m.ops.where
+    signs = e("sign", e("sub", x, y))
+    levels = e("round", e("mul", x, 7.0))
+    chosen = w(e("and", flag, e("gt", x, y)), n, e("neg", n))
+    return m.region(
+        quantized=e("div", levels, 7.0), levels=levels, masked=e("mul", x, flag), counted=e("add", e("mul", n, 2), 1), chosen=chosen, signs=signs,
+        mixed=e("add", e("mul", 0.5, n), e("mul", x, y)), logic=e("or", e("not", flag), e("le", n, 1)), less=e("lt", n, x), soft=e("softplus", e("minimum", x, 1.0)),
+        turned=e("sub", 1.0, e("exp", x)), inverse=e("div", 1.0, e("add", 3.0, y)), power=e("pow", 2.0, x), rest=e("mod", x, 0.75), held=e("mul", e("floor", x), y),
+        quotient=e("sub", x, e("div", e("mul", 0.3, y), e("mul", e("add", x, 5.0), e("add", y, 7.0)))), three=e("add", x, e("mul", e("mul", x, y), e("exp", x))),
+        negated=e("sub", e("neg", e("mul", x, y)), e("neg", x)), lerp_like=e("add", e("mul", 0.3, x), e("mul", 0.8, y)), same=e("add", x, x), stopped=e("stop", e("sin", x)),
+        clamped=e("maximum", 0.25, e("minimum", e("cos", x), 0.75)), largest=e("maximum", x, y), whole=e("minimum", n, 3), signed=w(flag, 1, -1), truth=w(flag, e("gt", x, 0.0), False),
+    )  # fmt: skip
+
+
+CASES = {
+    "optimizer": lambda: optimizer(Maker()),
+    "optimizer_by_node": lambda: optimizer(Maker(), (NODE, WIDE)),
+    "adam": lambda: optimizer(Maker(), friction=False),
+    "by_node": lambda: by_node(Maker()),
+    "swapped": lambda: swapped(Maker()),
+    "lazy_state": lambda: lazy_state(Maker()),
+    "old_value": lambda: old_value(Maker()),
+    "view_of_state": lambda: view_of_state(Maker()),
+    "mixed_types": lambda: mixed_types(Maker()),
+}
