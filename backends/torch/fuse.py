@@ -126,10 +126,12 @@ class Grouping:
             if node.id in self.key:
                 (names, guard), level = self.key[node.id], self.level[node.id]
                 found.setdefault((self.key[node.id], level), Group([], names, guard)).nodes.append(node)
-        for (key, level), group in sorted(found.items(), key=lambda item: item[0][1]):
+        seen: set[Key] = set()
+        for (key, _), group in sorted(found.items(), key=lambda item: item[0][1]):
             group.operands = operands(group, self.host)
-            if level > 0:
-                self._explain(group, key, level)
+            if key in seen:
+                self._explain(group)
+            seen.add(key)
         return [group for group in found.values() if self._worth(group)]
 
     def _levels(self, below: Callable[[Node], tuple[Node, ...]]) -> None:
@@ -177,12 +179,14 @@ class Grouping:
             return False
         return bool(work)
 
-    def _explain(self, group: Group, key: Key, level: int) -> None:
+    def _explain(self, group: Group) -> None:
+        """Says what stands between this group and an earlier one on the same axes."""
         first = next((node for node in group.nodes if node.id in self.cause), None)
         if first is None:
             return
         cause = self.cause[first.id]
-        reason = f"waits for `{cause.op}` ({cause.span}), which needs whole values, so earlier operations on [{', '.join(key[0])}] are a pass of their own"
+        why = f"has the axes [{', '.join(cause.type.names)}]" if cause.id in self.key else "needs whole values"
+        reason = f"reads `{cause.op}` ({cause.span}), which {why}, so what comes before on [{', '.join(group.names)}] is a pass of its own"
         self.notes.append(FusionNote(False, _listed(group), reason, first.span))
 
 

@@ -80,7 +80,7 @@ class KernelWriter:
         big = [self.names[n.id] for n in self.kernel.reads if self.form[n.id] in ("full", "last")]
         made = [f"{self.names[target.id]}" for target in [*self.kernel.written.values(), *(t for t, _ in self.kernel.copied)]]
         made += [f"new {node.op}" for node in self.kernel.results]
-        return f"{len(self.group.nodes)} operations on [{axes}] in one pass: reads {', '.join(big)}; writes {', '.join(made)}"
+        return f"{len(self.group.nodes)} operations on [{axes}] in one pass: reads {_listed(big)}; writes {_listed(made)}"
 
     # ---- the calls with out=
 
@@ -194,6 +194,10 @@ class KernelWriter:
             given.append(self.w.tensor(node) if scalar else self.w.ref(node))
         results = ", ".join(f"v{node.id}_{node.op}" for node in self.kernel.results)
         return f"{results}{' = ' if results else ''}{self.kernel.name}({', '.join(given)})"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 class _Through(Writer):

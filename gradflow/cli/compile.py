@@ -162,7 +162,7 @@ def sources(program: Program, optimize: bool) -> Iterator[str]:
     next(one.events())
     for title, region in regions(program):
         lowered = lower(region, one.store.runners, donate=title.startswith("flow "), optimize=optimize)
-        notes = [f"# {'one kernel' if note.fused else 'not fused'}: {note.what}: {note.why}" for note in lowered.fusion] if False else []
+        notes = [f"# {'one kernel' if note.fused else 'not fused'}: {note.what}: {note.reason}" for note in lowered.fusion]
         yield "\n".join([f"# {title}", *notes, lowered.source.rstrip()])
 
 

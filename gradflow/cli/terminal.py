@@ -66,7 +66,8 @@ def _source(file: str, diagnostic: Diagnostic, words: Sequence[str]) -> Source |
     if file == COMMAND_LINE:
         span = diagnostic.span
         fitting = [word for word in words if span.end <= len(word)]
-        named = [word for word in fitting if any(f"`{part}`" in diagnostic.message for part in (word.partition("=")[0], word[span.offset : span.end]))]
+        said = diagnostic.message
+        named = [word for word in fitting if f"`{word.partition('=')[0]}`" in said or f"`{word[span.offset : span.end]}`" in said]
         chosen = (named or (fitting if len(fitting) == 1 else []))[:1]
         return Source(file, chosen[0]) if chosen else None
     try:

@@ -7,6 +7,7 @@ they share one `Elaborator`, which holds the graph, the diagnostics and the cont
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ TOPOLOGY = "#topology"  # the context in which link rules are read: their draws 
 CONSTANTS = {"pi": math.pi, "inf": math.inf, "true": True, "false": False, "none": v.NONE}
 OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "and": "and", "or": "or"}
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
+DEEPEST_CALL = 64
+FRAMES = 10_000  # Python's own limit: a call takes a dozen frames, and the expressions in it two for each level
 CLOCKS = {"t": "int", "t_end": "int", "progress": "real"}
 
 
@@ -47,6 +50,7 @@ class Elaborator:
     """The state of one elaboration: graph, diagnostics, and the context of the moment. `home` is the file that is checked."""
 
     def __init__(self, report: Report | None = None, home: str = ""):
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), FRAMES))
         self.home = home
         self.anchors: list[Span] = []
         self.graph = Graph()
@@ -331,7 +335,7 @@ class Elaborator:
         from gradflow.passes.calls import call
 
         self.depth += 1
-        if self.depth > 200:
+        if self.depth > DEEPEST_CALL:
             raise mistake(
                 "E0207", node.span, "calls are nested too deeply", why="functions cannot call themselves, directly or through others",
                 fix="write the repetition as `repeat n { .. }`",
