@@ -137,6 +137,6 @@ def _overrides(texts: Sequence[str], definition: s.Definition, home: Any) -> dic
         offset = len(text) - len(value)
         padded = Source("<command line>", " " * offset + value)
         tree = parse_expression(padded)
-        scope = Module(source, s.File(source.span(0, 0), ()), {}, {}).scope()
+        scope = Module(source, {}, {}).scope()
         found[name] = (tree, None, scope)
     return found

@@ -39,11 +39,13 @@ def run(options: argparse.Namespace) -> int:
 def program_of(reference: str, overrides: list[str]) -> Program | None:
     """The program of a spec or an artifact; None if the spec has errors. Diagnostics go to stderr. Raises UsageError, GradflowError."""
     if reference.endswith(".gfp") or Path(reference).is_file():
-        from gradflow.plan.artifact import is_artifact, load
+        from gradflow.plan.header import is_artifact
 
         if reference.endswith(".gfp") or is_artifact(Path(reference)):
             if overrides:
                 raise UsageError("the parameters of a compiled artifact are fixed; -p is for specs")
+            from gradflow.plan.artifact import load
+
             return load(Path(reference))
     from gradflow import compiler
 

@@ -14,14 +14,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
+from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
 from gradflow.library.sampling import Decoding, draws_of, generate, texts
 from gradflow.library.scoring import live_statistics
 from gradflow.library.text_tasks import Tasks
-from gradflow.runtime import random
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
+from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import cache_rows, pad_left
 from gradflow.library.scoring import at_words, entropies, log_probabilities
-from gradflow.runtime import random
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
-
-from gradflow.runtime import random
+from gradflow.library.deferred import numpy, random
 
 
 def held_out(rows: int, share: float) -> int:

@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy
-
 from gradflow.library.catalogue import DataSpec, FieldSpec, primitive
-from gradflow.runtime import random
+from gradflow.library.deferred import numpy, random
 
 
 def normals(shape: tuple[int, ...], seed: int, what: str) -> Any:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
-
 from gradflow.library.catalogue import DataSpec, FieldSpec, MissingExtra, primitive
+from gradflow.library.deferred import numpy
 from gradflow.library.splits import divide_rows, held_out, keep_some, standardized, train_and_test
 
 COUNT = "int >= 1 | all"

@@ -16,12 +16,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import numpy
-
 from gradflow.library.catalogue import DataSpec, FieldSpec, MissingExtra, primitive
-from gradflow.runtime import random
+from gradflow.library.deferred import numpy, random
 
-Verifier = Callable[[Any, list[str]], numpy.ndarray]
+Verifier = Callable[[Any, list[str]], "numpy.ndarray"]
 
 
 @dataclass(frozen=True)

@@ -432,6 +432,10 @@ def rename(a: Arguments) -> Any:
                 "E0303", place, f"{v.kind_name(x)} has no axis `{old}`", why="`rename(x, row: other)` calls the axis `row` of x `other`",
                 **suggestion(place, old, x.type.names, f"name one of its axes: {listed(x.type.names)}"),
             )  # fmt: skip
+        if x.type.has(arg.value.id) and arg.value.id not in a.named:
+            raise mistake(
+                "E0313", arg.value.span, f"two axes would be called `{arg.value.id}`", why=f"the value is {v.kind_name(x)}", fix="choose a name that it does not have"
+            )
         names[old] = arg.value.id
         axis = next((ax for ax in (*x.type.axes, *([x.type.target] if x.type.target else [])) if ax.name == old), Axis(old))
         a.scope.axes.setdefault(arg.value.id, Axis(arg.value.id, axis.size))

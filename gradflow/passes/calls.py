@@ -283,9 +283,9 @@ def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope,
     inner.names["#definition"] = definition
     inner.axes.update(_axes_of_bound(definition, bound))
     target = applied(e, e.evaluate(definition.value, inner), definition.value.span)
-    if plain:
+    if plain and (lenient or not rest):
         return target
-    if isinstance(target, v.Function) and rest:
+    if isinstance(target, v.Function) and rest and not plain:
         return call_function(e, target, s.Call(node.span, node.callee, rest), scope, lenient)
     if rest:
         raise unknown_parameter(definition, rest[0], [p.name for p in definition.params])

@@ -141,7 +141,7 @@ class Elaborator:
     # ---- expressions
 
     def evaluate(self, node: s.Expr, scope: Scope) -> Any:
-        self.ops.span = node.span
+        before, self.ops.span = self.ops.span, node.span
         method = getattr(self, f"_{type(node).__name__.lower()}")
         try:
             return method(node, scope)
@@ -150,6 +150,8 @@ class Elaborator:
                 "E0302", node.span, f"{conflict}", why="axes of one name are matched entry by entry",
                 fix="if they are not the same axis, `rename` it on one side: `rename(x, row: other)`",
             ) from None
+        finally:
+            self.ops.span = before
 
     def _number(self, node: s.Number, scope: Scope) -> Any:
         return node.value
@@ -178,7 +180,7 @@ class Elaborator:
                 )  # fmt: skip
             self.used.add(name)
             return True, self.force(value)
-        if name in scope.axes:
+        if name in scope.axes and not (name == "param" and scope.frame is not None):
             return True, self.axis_length(name, scope, node)
         if name in CONSTANTS:
             return True, CONSTANTS[name]

@@ -48,7 +48,7 @@ def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: S
     for update in updates(phase):
         known = _at_the_sampler(update.region, {k: m for k, m in policies.items() if trained.count(m or "") == 1})
         for node in update.region.nodes():
-            if node.op in ("minimum", "maximum") and _idle(node, known):
+            if _idle(node, known):
                 for span, option in _said_as(node.span, definition, scope):
                     e.warn(
                         "W0107", span, f"`{option}` has no effect here", why="each rollout is used for one update, so the ratio is 1 when the gradient is taken",
@@ -80,18 +80,19 @@ def _at_the_sampler(region: Region, policies: dict[str, str | None]) -> dict[int
             known[node.id] = inputs[0]
         elif node.op == "div" and inputs[0] == 0.0 and isinstance(inputs[0], float):
             known[node.id] = 0.0
+        elif node.op == "clip" and all(isinstance(one, NUMBERS) for one in inputs):
+            known[node.id] = min(max(inputs[0], inputs[1]), inputs[2])
         elif node.op in ELEMENTWISE and inputs and all(isinstance(one, NUMBERS) for one in inputs):
             known[node.id] = ELEMENTWISE[node.op][1](*inputs)
     return known
 
 
 def _idle(node: Node, known: dict[int, Any]) -> bool:
-    """A bound that cannot bind: one side a constant, the other a computed value strictly inside of it."""
-    for bound, value in (node.inputs, node.inputs[::-1]):
-        x = known.get(value.id)
-        if bound.op == "const" and value.op != "const" and isinstance(x, NUMBERS):
-            return x < bound["value"] if node.op == "minimum" else x > bound["value"]
-    return False
+    """A `clip` that cannot bind: constant bounds, and a computed value strictly between them."""
+    if node.op != "clip" or node.inputs[0].op == "const":
+        return False
+    x, low, high = (known.get(below.id) for below in node.inputs)
+    return all(isinstance(one, NUMBERS) for one in (x, low, high)) and low < x < high
 
 
 def _said_as(place: Span, pipeline: s.Definition, scope: Scope) -> Iterator[tuple[Span, str]]:

@@ -27,8 +27,8 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str)
         types = wider
     else:
         raise mistake(
-            "E0511", head(statement.span, "repeat"), "the loop's variables change their axes from pass to pass", why="every pass must leave them as it found them",
-            fix="start them with all their axes, or reduce what a pass adds",
+            "E0511", head(statement.span, "repeat"), "the loop's variables do not settle on their axes", why=f"after {ROUNDS} looks at the body, one of them still gets another axis",
+            fix="start them with all their axes: `with x = 0 * y`",
         )  # fmt: skip
     axis = pass_.axis
     results = [e.ops.expand(n, t.axes) for n, t in zip(pass_.following, types, strict=True)]

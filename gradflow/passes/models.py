@@ -258,6 +258,8 @@ def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> A
         sentence, _, command = str(error).partition(": ")
         raise mistake("E0209", node.span, sentence, why="it belongs to an optional part of gradflow", fix=command) from None
     except OSError as error:
-        raise mistake("E0407", node.span, f"`{name}`: {error}", why="a file that it reads is not there or cannot be read", fix="correct the path") from None
+        why = (error.strerror or str(error)).lower()
+        raise mistake("E0407", node.span, f"`{name}` cannot read `{error.filename}`", why=f"the system says: {why}", fix="correct the path, relative to where gradflow runs") from None
     except ValueError as error:
-        raise mistake("E0407", node.span, str(error), why=f"`{name}` cannot be made of these arguments", fix="change them as said") from None
+        why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
+        raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None

@@ -52,9 +52,12 @@ def check_domain(e: Elaborator, param: s.Param, value: Any, span: Any, scope: Sc
         if not problem:
             return _coerced(option, value)
         problems.append(problem)
+    from gradflow.passes.words import expression_text
+
+    default = f"; the default is `{expression_text(param.default)}`" if param.default is not None else ""
     raise mistake(
-        "E0402", span, f"`{param.name}` cannot be {_shown(value)}", why=f"its domain is `{type_text(param.type)}`",
-        fix=problems[0] if len(problems) == 1 else f"give it one of {listed(type_text(s.TypeExpr(o.span, (o,))) for o in param.type.options)}",
+        "E0402", span, f"`{param.name}` cannot be {_shown(value)}", label=problems[0] if len(problems) == 1 else "fits none of them", why=f"its domain is `{type_text(param.type)}`",
+        fix=f"give a value of this domain{default}",
     )  # fmt: skip
 
 

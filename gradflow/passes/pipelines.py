@@ -333,9 +333,6 @@ class PipelineElaborator:
         rollout, region = split_rollout(self.e, region)
         facts: dict[str, Any] = {"stages": flow.notes}
         if flow.topology is not None:
-            from gradflow.passes.topologies import facts as topology_facts
-
-            facts["topology"] = topology_facts(self.e, flow.topology)
             for plan in self.data.values():
                 if plan.spec.divide is not None and flow.topology.nodes is not None:
                     self.data[plan.name] = replace(plan, nodes=flow.topology.nodes)

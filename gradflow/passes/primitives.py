@@ -30,13 +30,13 @@ def parameters_of(primitive: Primitive) -> dict[str, PrimitiveParameter]:
 @cache
 def _parameters(name: str, function: Any, domains: tuple[tuple[str, str], ...]) -> dict[str, PrimitiveParameter]:
     known = dict(domains)
-    found: dict[str, PrimitiveParameter] = {}
-    for param in inspect.signature(function).parameters.values():
-        text = known.get(param.name, "")
-        text = "" if text == "record" else text
-        if param.default is None and text:
-            text = f"{text} | none"
-        header = f"function {name}({param.name}{': ' + text if text else ''}) = 0"
-        tree = parse(Source(f"<{name}>", header)).definitions[0].params[0]
-        found[param.name] = PrimitiveParameter(tree, param.name not in known, param.kind is inspect.Parameter.VAR_POSITIONAL, param.default)
-    return found
+    signature = inspect.signature(function).parameters.values()
+    texts = []
+    for param in signature:
+        text = known.get(param.name, "").replace("record", "")
+        texts.append(f"{param.name}: {text}{' | none' if param.default is None else ''}" if text else param.name)
+    trees = parse(Source(f"<{name}>", f"function {name}({', '.join(texts)}) = 0")).definitions[0].params
+    return {
+        param.name: PrimitiveParameter(tree, param.name not in known, param.kind is inspect.Parameter.VAR_POSITIONAL, param.default)
+        for param, tree in zip(signature, trees, strict=True)
+    }

@@ -215,11 +215,11 @@ def _text(tree: s.Call) -> str:
 
 
 def _check_graph(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope, name: str) -> None:
-    from gradflow.passes.topologies import facts
+    from gradflow.passes.topologies import facts, stated
 
     frame = scope.frame
     topology = frame.flow.topology if frame is not None and getattr(frame, "flow", None) is not None else None
-    if topology is None:
+    if topology is None or stated(topology, name):
         return
     found = facts(e, topology)
     if found is not None and not found.holds(name):
@@ -235,7 +235,7 @@ def topology_span(frame: Any, tree: s.Call) -> Any:
 
 def check_over(e: Elaborator, stage: v.Stage, topology: v.Topology | None, span: Any) -> None:
     """What an exchange asks of its topology in its head: `over central`, `over connected`."""
-    from gradflow.passes.topologies import facts
+    from gradflow.passes.topologies import facts, stated
 
     over = stage.definition.over
     if over is None:
@@ -245,10 +245,11 @@ def check_over(e: Elaborator, stage: v.Stage, topology: v.Topology | None, span:
             "E0604", stage.span, f"`{stage.name}` exchanges over a topology, and this flow has none", why="an exchange says what crosses the network; the flow says who is there",
             fix="`flow net over star(16): ..`",
         )  # fmt: skip
-    found = facts(e, topology)
+    missing = [name for name in _names(over) if not stated(topology, name)]
+    found = facts(e, topology) if missing else None
     if found is None:
         return
-    for name in _names(over):
+    for name in missing:
         if not found.holds(name):
             raise mistake("E0603", span, f"`{stage.name}` needs a {name} topology; `{topology.name}` is not", why=found.why(name), fix=found.fix(name))
 

@@ -7,7 +7,7 @@ library (`pipelines/`), which is indexed by a quick scan and parsed only where i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -49,8 +49,37 @@ def standard_index() -> dict[str, Path]:
 
 @cache
 def module(path: Path) -> Module:
-    """A parsed file, once. Raises GradflowError for text that does not parse, OSError where there is none."""
-    return Module.of(Source.read(path))
+    """A file, once; a shipped one is parsed definition by definition, as they are asked for. Raises GradflowError, OSError."""
+    source = Source.read(path)
+    return Module(source, Shipped(source), {}) if path in standard_files() else Module.of(source)
+
+
+class Shipped(Mapping[str, s.Definition]):
+    """The definitions of a file that is known to parse, each parsed when it is first asked for: checking a spec must not wait for all."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        heads = list(HEADER.finditer(source.text))
+        ends = [head.start() for head in heads[1:]] + [len(source.text)]
+        self.places = {head.group(2): (head.start(), end) for head, end in reversed(list(zip(heads, ends, strict=True)))}
+        self.order = list(dict.fromkeys(head.group(2) for head in heads))
+        self.parsed: dict[str, s.Definition] = {}
+
+    def __getitem__(self, name: str) -> s.Definition:
+        if name not in self.parsed:
+            start, end = self.places[name]
+            blank = re.sub(r"[^\n]", " ", self.source.text[:start])
+            self.parsed[name] = parse(Source(self.source.name, blank + self.source.text[start:end])).definitions[0]
+        return self.parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +87,9 @@ class Module:
     """One file and its definitions by name."""
 
     source: Source
-    tree: s.File
-    definitions: dict[str, s.Definition]
-    imports: dict[str, Path]
+    definitions: Mapping[str, s.Definition]
+    imports: Mapping[str, Path]
+    parsed: s.File | None = None
 
     @staticmethod
     def of(source: Source) -> Module:
@@ -70,7 +99,12 @@ class Module:
             definitions.setdefault(definition.name, definition)
         folder = Path(source.name).parent
         imports = {item.alias or Path(item.path).stem: folder / item.path for item in tree.items if isinstance(item, s.Import)}
-        return Module(source, tree, definitions, imports)
+        return Module(source, definitions, imports, tree)
+
+    @property
+    def tree(self) -> s.File:
+        """The whole file. A shipped one is parsed for it."""
+        return self.parsed if self.parsed is not None else parse(self.source)
 
     def scope(self) -> Scope:
         return Scope({}, None, self)

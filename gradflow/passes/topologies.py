@@ -20,15 +20,25 @@ from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 
 
+STATED = ("connected", "central", "doubly_stochastic")
+
+
 class TopologyBody(Body):
     """`nodes = n`, link rules, optional `weights` and `directed`."""
 
     def __init__(self, e: Elaborator, scope: Scope, name: str):
         super().__init__(e, scope, f"the topology `{name}`")
         self.links: list[s.Link] = []
+        self.given: set[str] = set()
 
     def do_link(self, statement: s.Link, scope: Scope) -> None:
         self.links.append(statement)
+
+    def do_gives(self, statement: s.Gives, scope: Scope) -> None:
+        """`gives connected`: stated, so that checking need not compute it; a test computes it for the shipped ones."""
+        if not isinstance(statement.value, s.Name) or statement.value.id not in STATED:
+            raise mistake("E0601", statement.value.span, "this is no property of a topology", why="properties are " + ", ".join(f"`{n}`" for n in STATED))
+        self.given.add(statement.value.id)
 
 
 def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: Any) -> v.Topology:
@@ -74,7 +84,7 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
     weights_value = scope.local("weights")[1] if scope.local("weights")[0] else None
     constant = not any(n.op == "source" for n in _nodes(adjacency))
     options = {"weights": weights_value} if weights_value is not None else {}
-    return v.Topology(text, nodes, adjacency, None, directed, options, constant)
+    return v.Topology(text, nodes, adjacency, None, directed, options, constant, frozenset(body.given))
 
 
 def _nodes(node: Node) -> list[Node]:
@@ -85,7 +95,7 @@ def _nodes(node: Node) -> list[Node]:
 
 def _named(value: v.Topology, name: str, weights: Any) -> v.Topology:
     options = {**value.options, **({"weights": weights} if weights is not None else {})}
-    return v.Topology(name, value.nodes, value.adjacency, value.weights, value.directed, options, value.constant)
+    return v.Topology(name, value.nodes, value.adjacency, value.weights, value.directed, options, value.constant, value.gives)
 
 
 def _adjacency(e: Elaborator, body: TopologyBody, scope: Scope, nodes: int) -> Node:
@@ -144,7 +154,7 @@ def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
         "or", ops.elementwise("and", first, ops.elementwise("eq", column, column2)), ops.elementwise("and", second, ops.elementwise("eq", row, row2))
     )
     adjacency = ops.expand(either, (Axis("node", n), Axis("from", n)))
-    return v.Topology(f"{a.name} x {b.name}", n, adjacency, None, a.directed or b.directed, {}, a.constant and b.constant)
+    return v.Topology(f"{a.name} x {b.name}", n, adjacency, None, a.directed or b.directed, {}, a.constant and b.constant, a.gives & b.gives)
 
 
 def _look(e: Elaborator, adjacency: Node, receiver: Any, sender: Any) -> Node:
@@ -189,6 +199,13 @@ def topology_fields(e: Elaborator, topology: v.Topology) -> dict[str, Any]:
 
 
 # ---- facts
+
+
+def stated(topology: v.Topology, name: str) -> bool:
+    """Whether a property is known without computing: it was stated, or it holds by construction (Metropolis weights of an undirected graph)."""
+    if name == "doubly_stochastic":
+        return topology.weights is None and "weights" not in topology.options and not topology.directed
+    return name in topology.gives or (name == "central" and "connected" in topology.gives)
 
 
 @dataclass(frozen=True)

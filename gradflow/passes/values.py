@@ -155,6 +155,7 @@ class Topology:
     directed: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     constant: bool = True
+    gives: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,9 @@ class StageCall:
 def kind_name(value: Any) -> str:
     """The field's word for what a value is, for messages."""
     if isinstance(value, bool):
-        return "a truth value"
+        return f"`{str(value).lower()}`"
     if isinstance(value, int | float):
-        return "a number"
+        return f"the number {value:g}"
     if isinstance(value, str):
         return f"the word `{value}`"
     if isinstance(value, Node):

@@ -1,33 +1,26 @@
 """The compiled artifact, `.gfp`: a program on disk that loading checks in full and never executes.
 
-    magic        b"GFLOWPLAN\\n"
-    version      2 bytes, the format version
-    length       8 bytes, of the payload
-    hash         32 bytes, SHA-256 of the payload
-    payload      msgpack: `schema.ProgramDoc`
-
-All numbers are big-endian. The same program gives the same bytes. Reading goes from the cheap to the dear: size, header, hash, then msgpack with
-every limit set (containers are counted too, because an empty map of one byte costs 64 in memory), then the schema, then what numbers refer to.
+A header (`header.py`: magic, format version, length, SHA-256) and behind it one msgpack document, `schema.ProgramDoc`. The same program gives the
+same bytes. Reading goes from the cheap to the dear: size, header, hash, then msgpack with every limit set (containers are counted too, because
+an empty map of one byte costs 64 in memory), then the schema, then what numbers refer to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 from pydantic import ValidationError
 
-from gradflow.plan.schema import FORMAT, ArtifactError, ProgramDoc
+from gradflow.plan.header import FORMAT, HEADER, MAGIC, ArtifactError, is_artifact
+from gradflow.plan.schema import ProgramDoc
 
 if TYPE_CHECKING:
     from gradflow.plan.program import Program
 
-MAGIC = b"GFLOWPLAN\n"
-HEADER = struct.Struct(">HQ32s")
 LARGEST = 16 * 2**20
 MOST_CONTAINERS = 500_000
 LONGEST_TEXT = 4 * 2**20
@@ -96,15 +89,6 @@ def load(path: Path) -> Program:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
     return decode(data, str(path))
-
-
-def is_artifact(path: Path) -> bool:
-    """Whether a file begins like an artifact."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 # ---- from bytes to a document

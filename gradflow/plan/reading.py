@@ -18,7 +18,8 @@ from gradflow.language.source import NOWHERE, Span
 from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, MissingExtra, ModelSpec, catalogue
 from gradflow.plan import program as p
 from gradflow.plan import schema as d
-from gradflow.plan.schema import ArtifactError, Described
+from gradflow.plan.header import ArtifactError
+from gradflow.plan.schema import Described
 
 MOST_LOOPS = 1000
 

@@ -85,7 +85,8 @@ def _call(call: WorldCall, name: str) -> dict[str, Any]:
     types = {key: Type(f.base, tuple(Axis(*a) for a in f.axes), Axis(*f.target) if f.target is not None else None) for key, f in call.fields.items()}
     options = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in call.options.items()}
     data = [f"{one}.{split}" for one, split in call.data.values()]
-    return {"name": name, "call": call.primitive, "models": dict(call.models), "data": data, "options": options, "fields": {key: str(x) for key, x in types.items()}}
+    fields = {key: str(type_) for key, type_ in types.items()}
+    return {"name": name, "call": call.primitive, "models": dict(call.models), "data": data, "options": options, "fields": fields}
 
 
 def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:

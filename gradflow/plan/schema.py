@@ -1,7 +1,7 @@
 """What a compiled artifact holds, as pydantic models: a table of types, of spans and of nodes, and the program that refers to them by number.
 
 Everything is strict: no coercion, no extra fields, no NaN but in constants. A model says what is well-formed by itself; what numbers refer to is
-checked in `reading.py`. Bumping `FORMAT` is a decision: an older artifact is read or refused with a sentence.
+checked in `reading.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-FORMAT = 1
 MOST_AXES = 64
 DEEPEST_VALUE = 12
-
-
-class ArtifactError(Exception):
-    """An artifact cannot be written or read; `str(error)` is the sentence that a user sees: which file, and what is wrong with it."""
 
 
 class Described(str):

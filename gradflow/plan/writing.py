@@ -14,7 +14,8 @@ from gradflow.graph.types import Type
 from gradflow.language.source import Span
 from gradflow.library.catalogue import FieldSpec
 from gradflow.plan import program as p
-from gradflow.plan.schema import ArtifactError, Described
+from gradflow.plan.header import ArtifactError
+from gradflow.plan.schema import Described
 
 
 def document(program: p.Program) -> dict[str, Any]:

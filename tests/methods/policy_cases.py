@@ -61,7 +61,7 @@ def component(name: str, inputs: dict[str, Any], backend: str = "reference", **p
 
 
 def same(a: Any, b: Any, rtol: float = 1e-9, atol: float = 1e-11) -> None:
-    torch.testing.assert_close(torch.as_tensor(a).double(), torch.as_tensor(b).double(), rtol=rtol, atol=atol)
+    torch.testing.assert_close(torch.as_tensor(numpy.asarray(a, float)), torch.as_tensor(numpy.asarray(b, float)), rtol=rtol, atol=atol)
 
 
 # ---- the formulas of the card

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gradflow.verify import evaluate
 
 from .cases import MATRICES, close, few, path, seeds, stepped, walk
+from .harness import evaluate_text
 
 COSINE = "11-dct-lowrank"
 bases = st.sampled_from(["dct2", "dct3"])
@@ -159,10 +160,8 @@ def test_dct_adamw_by_its_equations(shape: tuple[int, int], backend: str) -> Non
 def test_error_feedback_loses_nothing(seed: int, shape: tuple[int, int], rank: int, gap: int, basis: str) -> None:
     """What was handed on and what is left over add up to all gradients: the steps of a plain descent show what was handed on."""
     inputs = walk(seed, shape, 5)
-    from .harness import evaluate_text
-
-    text = f'update fed(rank: int, every: int) {{\n  inner = dct(rank, every, basis: {basis}, feedback: true) -> sgd(lr: 1)\n  param <- param + inner(grad)\n  report left = inner.missed\n}}'
-    found = evaluate_text(text, "fed", {"rank": rank, "every": gap}, inputs)
+    body = f"inner = dct(rank, every, basis: {basis}, feedback: true) -> sgd(lr: 1); param <- param + inner(grad); report left = inner.missed"
+    found = evaluate_text(f"update fed(rank: int, every: int) {{ {body} }}", "fed", {"rank": rank, "every": gap}, inputs)
     handed = inputs["param_0"] - found["param_5"]
     close(handed + found["left"], sum(inputs[f"grad_{k}"] for k in range(5)), atol=1e-10)
 
@@ -170,7 +169,7 @@ def test_error_feedback_loses_nothing(seed: int, shape: tuple[int, int], rank: i
 @few
 @given(seeds, st.sampled_from([(6, 4), (3, 7), (4, 4)]), st.integers(1, 3))
 def test_rotation_keeps_what_stays_chosen(seed: int, shape: tuple[int, int], rank: int) -> None:
-    """A second gradient of zero renews nothing; one along new frequencies leaves the kept slots' moments to decay and starts the new ones at 0."""
+    """Slots whose frequency stays chosen go on with their moments, the others start anew."""
     inputs = walk(seed, shape, 2)
     right = shape[0] >= shape[1]
     first = stepped(f"{COSINE}.dct_adamw", inputs, rank=rank, rotate_subspace=True, basis="dct2")

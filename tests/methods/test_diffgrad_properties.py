@@ -108,6 +108,50 @@ def test_decay_and_amsgrad_by_their_equations(seed: int, shape: tuple[int, ...],
 @given(seeds, rates)
 def test_without_momentum_the_first_step_is_the_gated_sign(seed: int, lr: float) -> None:
     inputs = walk(seed, (5,), 1)
-    found = stepped(RULE, inputs, lr=lr, betas=[0.0, 0.999])
+    found = stepped(RULE, inputs, lr=lr, betas=[0.0, 0.999], eps=1e-14)
     g = inputs["grad_0"]
-    close(found["param_1"], inputs["param_0"] - lr * sigmoid(numpy.abs(g)) * numpy.sign(g), rtol=1e-4)
+    close(found["param_1"], inputs["param_0"] - lr * sigmoid(numpy.abs(g)) * numpy.sign(g), rtol=1e-7)
+
+
+# ---- the toys: what the claim says, on the derivatives as the notebook has them
+
+SLOPES: dict[str, Callable[[float], float]] = {
+    "F1": lambda x: 2 * x + 0.6 if x <= 0 else 2 * x - 0.4,
+    "F2": lambda x: -40.0 if x <= -0.9 else x * numpy.cos(8 * x) + numpy.sin(8 * x) + 3 * x**2,
+    "F3": lambda x: 2 * x if x <= -0.5 or x > 0.5 else 1.0 if x <= -0.4 else -7 / 8 if x <= 0 else 7 / 8 if x <= 0.4 else -1.0,
+}
+
+
+def notebook(slope: Callable[[float], float], x: float, steps: int, gated: bool) -> list[float]:
+    """The authors' loop: eps under the root for Adam, after it for diffGrad."""
+    found, m, v, before = [x], 0.0, 0.0, 0.0
+    for t in range(1, steps):
+        g = slope(x)
+        m, v = 0.95 * m + 0.05 * g, 0.999 * v + 0.001 * g * g
+        average, square = m / (1 - 0.95**t), v / (1 - 0.999**t)
+        change = 1 / (1 + numpy.exp(-abs(before - g)))
+        x = x - 0.1 * (change * average / (numpy.sqrt(square) + 1e-8) if gated else average / numpy.sqrt(square + 1e-8))
+        before = g
+        found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("name", SLOPES)
+@pytest.mark.parametrize("start", [-1.0, 0.7])
+def test_the_toys_of_the_notebook(name: str, start: float) -> None:
+    found = stepped("17-diffgrad.toy", {"x0": numpy.asarray(start)}, function=name, iterations=40)
+    close(found["x_diffgrad"], notebook(SLOPES[name], start, 40, True), rtol=1e-7)
+    close(found["x_adam"], notebook(SLOPES[name], start, 40, False), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name, ours, theirs", [("F1", -0.3, 0.2), ("F2", -0.812, 0.0)])
+def test_friction_stops_in_the_global_minimum(name: str, ours: float, theirs: float) -> None:
+    found = stepped("17-diffgrad.toy", {"x0": numpy.asarray(-1.0)}, function=name)
+    close(found["x_diffgrad"][-1], ours, rtol=0, atol=2e-3)
+    close(found["x_adam"][-1], theirs, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_short_toy(iterations: int) -> None:
+    found = stepped("17-diffgrad.toy", {"x0": numpy.asarray(-1.0)}, iterations=iterations)
+    assert found["x_adam"].shape == found["x_diffgrad"].shape == (iterations,) and found["x_adam"][0] == -1

@@ -106,15 +106,16 @@ def test_beyond_the_bounds_no_gradient_is_left(change: float, advantage: float) 
         same(component("policy_loss", inputs, algo="ppo")["grad_logp"], one * numpy.exp(2.0))
 
 
-@pytest.mark.parametrize("advantage", [1.0, -1.0])
-@pytest.mark.parametrize("ratio", [0.75, 1.25])
-def test_on_the_edge_of_the_band_a_token_keeps_its_gradient(ratio: float, advantage: float) -> None:
-    one = torch.ones(1, 1).double()
-    old = torch.log(one / ratio)
-    edge = float(torch.exp(-old))
-    inputs = {"logp": 0 * one, "logp_old": old, "mask": one, "advantage": advantage * one}
-    found = component("policy_loss", inputs, algo="ppo", eps_low=1 - edge if ratio < 1 else 0.5, eps_high=edge - 1 if ratio > 1 else 0.5)
-    same(found["grad_logp"], -advantage * ratio * one)
+@backends
+def test_on_the_edge_of_the_band_a_token_keeps_its_gradient(backend: str) -> None:
+    text = """
+    objective edge {
+      input ratio, advantage : [token]
+      minimize sum(clipped(ratio: ratio, advantage: advantage, low: 0.25, high: 0.25))
+    }
+    """
+    inputs = {"ratio": numpy.array([0.75, 0.75, 1.25, 1.25]), "advantage": numpy.array([1.0, -1.0, 1.0, -1.0])}
+    same(evaluate_text(text, "edge", {}, inputs, backend)["grad_ratio"], -inputs["advantage"])
 
 
 @few
@@ -241,8 +242,8 @@ def test_rows_may_come_in_any_order(seed: int, estimator: str, singleton: str) -
 
 def test_alone_in_its_group_and_a_group_without_spread() -> None:
     reward, group = numpy.array([2.0, 0.7, 0.7, 0.7]), numpy.array([9, 4, 4, 4])
-    same(credit(reward, group, estimator="grpo"), [2 / (1 + 1e-6), 0, 0, 0])
-    same(credit(reward, group, estimator="grpo", singleton="zero"), [0, 0, 0, 0])
+    assert credit(reward, group, estimator="grpo").tolist() == [2 / (1 + 1e-6), 0, 0, 0]
+    assert credit(reward, group, estimator="grpo", singleton="zero").tolist() == [0, 0, 0, 0]
     same(credit(reward, group, estimator="rloo"), [2, 0, 0, 0])
 
 
@@ -312,7 +313,7 @@ def test_with_lambda_zero_the_advantage_is_one_step_of_temporal_difference(episo
     found = component("gae", episode, gamma=gamma, lam=0.0)["advantage_raw"]
     for row, mask in enumerate(episode["mask"]):
         places = mask.nonzero().flatten().tolist()
-        for here, following in zip(places, [*places[1:], None], strict=True):
+        for here, following in zip(places, [*places[1:], None], strict=False):
             ahead = 0.0 if following is None else float(episode["values"][row, following])
             same(found[row, here], float(episode["reward_tok"][row, here]) + gamma * ahead - float(episode["values"][row, here]))
 

@@ -45,7 +45,7 @@ def weights(ratio: Any, tau: float) -> numpy.ndarray:
 def test_the_loss_is_the_formula(backend: str, batch: Batch, tau_pos: float, tau_neg: float, way: tuple[str, str], garbage: float | None) -> None:
     logp = batch.logp.clone().requires_grad_()
     advantage = (batch.advantage if batch.advantage.ndim == 2 else batch.advantage[:, None]).expand_as(logp)
-    tau = (advantage > 0) * (tau_pos - tau_neg) + tau_neg
+    tau = torch.where(advantage > 0, *torch.tensor([tau_pos, tau_neg], dtype=torch.float64))
     ratio = (logp - batch.logp_old).clamp(-20, 20).exp()
     loss = aggregated(-4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantage, batch.mask, *way)
     loss.backward()

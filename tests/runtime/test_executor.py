@@ -145,13 +145,15 @@ def test_clocks_count_units_and_executed_updates():
 
 def test_states_and_clocks_of_a_flow_go_on_over_phases():
     text = """
+    update fading_adam = fading -> adam(lr: 0.1)
+    projection fading { param <- param + (1 - progress) * step(grad) }
     pipeline whole  { data train, test = digits(batch: 32)
       model net = softmax_regression(64, 10)
-      flow net: cross_entropy(net(train.x), train.y) -> backprop -> adam(lr: 0.1 * (1 - progress))
+      flow net: cross_entropy(net(train.x), train.y) -> backprop -> fading_adam()
       train 6 steps }
     pipeline phased { data train, test = digits(batch: 32)
       model net = softmax_regression(64, 10)
-      flow net: cross_entropy(net(train.x), train.y) -> backprop -> adam(lr: 0.1 * (1 - progress))
+      flow net: cross_entropy(net(train.x), train.y) -> backprop -> fading_adam()
       train 2 steps
       train 4 steps }
     """
@@ -338,7 +340,7 @@ def test_parameters_that_break_first_name_the_stage(rule, stage):
       flow x: x -> backprop -> given_slope -> {rule}
       train 5 steps
     }}
-    projection given_slope {{ return grad * exp(100 * t) }}
+    projection given_slope {{ return exp(100 * grad) }}
     """
     with pytest.raises(ev.RunFailed) as failure:
         ran(written(text))
