@@ -74,6 +74,8 @@ def printed(command: str, folder: Path) -> str:
     done = subprocess.run(
         [*start, *words], cwd=folder, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
     )
+    if done.returncode not in (0, 1) or (program == "python" and done.returncode):
+        raise SystemExit(f"`{command}` fails with exit code {done.returncode}:\n{done.stdout}")
     return "\n".join(line.rstrip() for line in done.stdout.splitlines())
 
 

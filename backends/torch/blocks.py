@@ -34,6 +34,7 @@ class Context:
     groups: dict[int, Group] = field(default_factory=dict)
     kernels: list[Kernel] = field(default_factory=list)
     notes: list[FusionNote] = field(default_factory=list)
+    static: set[int] = field(default_factory=set)  # values that are there before the run
 
 
 def writer_of(context: Context, nodes: list[Node], region: Region, outer: Writer | None, reach: list[Node]) -> Writer:
@@ -129,7 +130,7 @@ class Block:
         outside = {b.id for other in self.units if other is not unit for n in other.nodes for b in context.below(n)} | {n.id for n in self.kept}
         written = {i: source for i, source in context.plan.written.items() if i in own}
         results = [node for node in group.nodes if node.id in outside and node.id not in written]
-        kernel = Kernel(f"update_{len(context.kernels) + 1}", group, results, written, context.plan.copied.get(id(unit), []))
+        kernel = Kernel(f"update_{len(context.kernels) + 1}", group, results, written, context.plan.copied.get(id(unit), []), context.plan.same)
         context.kernels.append(kernel)
         writer = KernelWriter(kernel, self.w, context.mode, context.itemsize)
         writer.write()

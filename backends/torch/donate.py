@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gradflow.backends.torch import templates
-from gradflow.backends.torch.fuse import FusionNote, Group
+from gradflow.backends.torch.fuse import FusionNote, Group, form
 from gradflow.backends.torch.schedule import Unit, reaches, successors
 from gradflow.graph.graph import Node, Region
 
@@ -21,12 +21,14 @@ SHARING = {"rename", "stop", "leaf", "slice", "expand", "choose", "gather", "sca
 @dataclass
 class Donation:
     """`written`: node of a kernel -> source whose buffer takes it; `copied`: (source, value that the kernel reads) by kernel; `final`: copies
-    at the end, result name -> source; `cloned`: results that would show the new value of memory they share."""
+    at the end, result name -> source; `cloned`: results that would show the new value of memory they share; `same`: values that may be the very
+    memory of a source, entry for entry (a lazy choice that left it as it is), by the source's id."""
 
     written: dict[int, Node] = field(default_factory=dict)
     copied: dict[int, list[tuple[Node, Node]]] = field(default_factory=dict)
     final: dict[str, Node] = field(default_factory=dict)
     cloned: set[str] = field(default_factory=set)
+    same: dict[int, set[int]] = field(default_factory=dict)
     notes: list[FusionNote] = field(default_factory=list)
 
     @property
@@ -71,6 +73,15 @@ class Donating:
         for node in self.nodes:
             if node.op in SHARING and node.id not in through and any(below.id in found for below in self.below(node)):
                 found.add(node.id)
+        return found
+
+    def same(self, source: Node) -> set[int]:
+        """Ids of the values that are the memory of a source, whole and in its order, if they share it at all."""
+        found = {source.id}
+        for node in self.nodes:
+            if node.op in ("choose", "stop", "rename") and any(b.id in found and (node.op == "rename" or b.type.names == node.type.names) for b in node.inputs):
+                found.add(node.id)
+        self.plan.same[source.id] = found
         return found
 
     def _in_kernel(self, name: str, node: Node, source: Node) -> str | None:
@@ -127,7 +138,8 @@ class Donating:
             reading = [n for n in unit.nodes if n.id not in choices and any(b.id in shared for b in self.below(n))]
             if unit in writers:
                 group = self.groups[id(unit)]
-                if any(o.id in shared and o is not source for o in group.operands):
+                same = {o.id for o in group.operands if form(o, group.names) == "full"} & self.same(source)
+                if any(o.id in shared - same for o in group.operands):
                     return "the kernel also reads a view of the old value"
             elif reading:
                 readers.append((unit, reading[0]))

@@ -14,12 +14,14 @@ from gradflow.backends.torch import templates
 from gradflow.backends.torch.schedule import Guard
 from gradflow.graph.graph import Node
 from gradflow.graph.operations import ELEMENTWISE
+from gradflow.graph.types import Axis
 from gradflow.language.source import NOWHERE, Span
 
 LARGE = 1 << 16  # entries from which a pass over memory is worth saving, where the size is known
 SHORT = 1 << 12  # rows shorter than this are not worth a loop of their own
 
-Key = tuple[tuple[str, ...], Guard]
+VIEWS = {"rename", "expand", "leaf", "slice", "item"}  # do not themselves need a whole value
+Key = tuple[tuple[Axis, ...], Guard]
 
 
 @dataclass(frozen=True)
@@ -102,19 +104,19 @@ def refusal(node: Node, host: Callable[[Node], bool]) -> str | None:
 
 
 class Grouping:
-    """Finds the groups among the nodes of a region."""
+    """Finds the groups among the nodes of a region; `skip` are there already."""
 
-    def __init__(self, nodes: list[Node], users: Mapping[int, list[Node]], guard_of: Mapping[int, Guard], host: Callable[[Node], bool]):
+    def __init__(self, nodes: list[Node], users: Mapping[int, list[Node]], guard_of: Mapping[int, Guard], host: Callable[[Node], bool], skip: set[int]):
         self.nodes, self.users, self.host = nodes, users, host
         self.notes: list[FusionNote] = []
         self.key: dict[int, Key] = {}
         self.level: dict[int, int] = {}
         self.cause: dict[int, Node] = {}
         for node in nodes:
-            if (node.op in ELEMENTWISE or node.op == "where") and not host(node) and large(node):
+            if node.id not in skip and (node.op in ELEMENTWISE or node.op == "where") and not host(node) and large(node):
                 reason = refusal(node, host)
                 if reason is None:
-                    self.key[node.id] = node.type.names, guard_of[node.id]
+                    self.key[node.id] = node.type.axes, guard_of[node.id]
                 else:
                     self.notes.append(FusionNote(False, node.op, reason, node.span))
 
@@ -124,8 +126,8 @@ class Grouping:
         found: dict[tuple[Key, int], Group] = {}
         for node in self.nodes:
             if node.id in self.key:
-                (names, guard), level = self.key[node.id], self.level[node.id]
-                found.setdefault((self.key[node.id], level), Group([], names, guard)).nodes.append(node)
+                group = Group([], node.type.names, self.key[node.id][1])
+                found.setdefault((self.key[node.id], self.level[node.id]), group).nodes.append(node)
         seen: set[Key] = set()
         for (key, _), group in sorted(found.items(), key=lambda item: item[0][1]):
             group.operands = operands(group, self.host)
@@ -147,6 +149,8 @@ class Grouping:
                 level, why = self.level[operand.id], self.cause.get(operand.id)
                 if operand.id in self.key and self.key[operand.id] != own:
                     level, why = level + 1, operand if own else node
+                elif own is None and why is not None and (why.op in VIEWS or why.op in ELEMENTWISE):
+                    why = node  # the first on the way that needs a whole value
                 if level > highest:
                     highest, cause = level, why
             self.level[node.id] = highest

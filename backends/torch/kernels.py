@@ -41,13 +41,14 @@ def _last_cache() -> int:
 @dataclass
 class Kernel:
     """One group as source. `results` are the values that it returns, in order; `written` maps its values to the inputs whose buffers take them;
-    `copied` are (input to overwrite, value to take) pairs."""
+    `copied` are (input to overwrite, value to take) pairs, `same` the values that may be the memory of an input, by its id."""
 
     name: str
     group: Group
     results: list[Node]
     written: dict[int, Node] = field(default_factory=dict)
     copied: list[tuple[Node, Node]] = field(default_factory=list)
+    same: dict[int, set[int]] = field(default_factory=dict)
     text: str = ""
     arguments: list[Node] = field(default_factory=list)
 
@@ -90,14 +91,18 @@ class KernelWriter:
         selector = Selector(self.group, outputs, lambda n: n.op == "const" or self.form.get(n.id) in numbers, lambda n: view[n.id])
         steps = selector.select(self.group.nodes)
         places = {node.id: self.buffer(self.names[target.id]) for node in self.group.nodes if (target := self.kernel.written.get(node.id)) is not None}
-        buffers = {i: target.id for i, target in self.kernel.written.items()}
+        buffers = {i: self.memory(target) for i, target in self.kernel.written.items()}
         places |= {node.id: self.buffer(f"new{i}") for i, node in enumerate(self.kernel.results)}
         for i, (target, value) in enumerate(self.kernel.copied):
             fresh = -(1 << 30) - i
             steps.append(Step("{out}.copy_({0})", (value.id,), fresh, target.type.base))
-            places[fresh], buffers[fresh] = self.buffer(self.names[target.id]), target.id
+            places[fresh], buffers[fresh] = self.buffer(self.names[target.id]), self.memory(target)
         found = plan(steps, view, places, buffers)
         return found, [(name, text) for text, name in selector.prologue.items()]
+
+    def memory(self, target: Node) -> frozenset[int]:
+        """The operands that may lie in the memory of one that is overwritten."""
+        return frozenset({target.id, *(self.kernel.same.get(target.id, set()) & set(self.names))})
 
     def buffer(self, name: str) -> str:
         return f"{name}_b" if self.mode == "blocked" else name

@@ -25,16 +25,18 @@ class Layout:
         return [step.template.format(*(self.place[v] for v in step.operands), out=self.place[step.out]) for step in self.steps]
 
 
-def plan(steps: list[Step], inputs: Mapping[int, str], outputs: Mapping[int, str], buffers: Mapping[int, int]) -> Layout:
-    """`inputs`: names of the values from outside; `outputs`: value -> memory that it must end in; `buffers`: output -> the input whose memory
-    that is."""
+Buffers = Mapping[int, frozenset[int]]
+
+
+def plan(steps: list[Step], inputs: Mapping[int, str], outputs: Mapping[int, str], buffers: Buffers) -> Layout:
+    """`inputs`: names of the values from outside; `outputs`: value -> memory that it must end in; `buffers`: output -> the inputs that lie, or
+    may lie, in that memory."""
     steps = _ordered(steps, buffers)
     last = _last_reads(steps)
     moved: list[Step] = []
     early: dict[int, int] = {}
     for i, step in enumerate(steps):
-        old = buffers.get(step.out)
-        if old is not None and last.get(old, -1) > i:  # the old value is read after the new one is there
+        if any(last.get(old, -1) > i for old in buffers.get(step.out, ())):  # the old value is read after the new one is there
             moved.append(Step("{out}.copy_({0})", (step.out,), -(1 << 20) - step.out, step.base))
             early[step.out] = moved[-1].out
     outputs = {early.get(value, value): name for value, name in outputs.items()}
@@ -50,15 +52,15 @@ def _last_reads(steps: list[Step]) -> dict[int, int]:
     return {value: i for i, step in enumerate(steps) for value in step.operands}
 
 
-def _ordered(steps: list[Step], buffers: Mapping[int, int]) -> list[Step]:
+def _ordered(steps: list[Step], buffers: Buffers) -> list[Step]:
     """The steps with readers of an old value before the writer of the new one, wherever that is no contradiction."""
     maker = {step.out: i for i, step in enumerate(steps)}
     before: list[set[int]] = [{maker[v] for v in step.operands if v in maker} for step in steps]
-    for new, old in buffers.items():
+    for new, olds in buffers.items():
         if new not in maker:
             continue
         writer = maker[new]
-        readers = {i for i, step in enumerate(steps) if old in step.operands and i != writer}
+        readers = {i for i, step in enumerate(steps) if olds & set(step.operands) and i != writer}
         if not any(_leads(writer, reader, before) for reader in readers):
             before[writer] |= readers
     done: list[int] = []
@@ -85,7 +87,7 @@ def _leads(start: int, goal: int, before: list[set[int]]) -> bool:
     return False
 
 
-def _assign(layout: Layout, outputs: Mapping[int, str], buffers: Mapping[int, int]) -> None:
+def _assign(layout: Layout, outputs: Mapping[int, str], buffers: Buffers) -> None:
     last = _last_reads(layout.steps)
     wished = _wishes(layout.steps, outputs, buffers, last)
     free: dict[str, list[str]] = {}
@@ -107,20 +109,20 @@ def _assign(layout: Layout, outputs: Mapping[int, str], buffers: Mapping[int, in
             layout.scratch[f"s{count}"] = step.base
 
 
-def _wishes(steps: list[Step], outputs: Mapping[int, str], buffers: Mapping[int, int], last: Mapping[int, int]) -> dict[int, str]:
+def _wishes(steps: list[Step], outputs: Mapping[int, str], buffers: Buffers, last: Mapping[int, int]) -> dict[int, str]:
     """Intermediate results that may be made in the memory of the output they go into: its old value must be dead by then."""
     made = {step.out: i for i, step in enumerate(steps)}
     found: dict[int, str] = {}
     for out, name in outputs.items():
         at = made.get(out)
         while at is not None:
-            step, old = steps[at], buffers.get(out)
+            step = steps[at]
             at = None
             for value in step.operands:
                 start = made.get(value)
                 if start is None or value in outputs or value in found or last[value] != made[step.out] or steps[start].base != step.base:
                     continue
-                if old is None or last.get(old, -1) <= start:
+                if all(last.get(old, -1) <= start for old in buffers.get(out, ())):
                     found[value] = name
                     at = start
                     break

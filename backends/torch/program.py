@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradflow.backends.torch.blocks import Block, Context, shared_key, shared_kind, single_units, writer_of
-from gradflow.backends.torch.donate import Donating
+from gradflow.backends.torch.donate import SHARING, Donating
 from gradflow.backends.torch.donate import name_of as label
 from gradflow.backends.torch.emit import DTYPES, Writer, absorbed
-from gradflow.backends.torch.fuse import Group, Grouping
+from gradflow.backends.torch.fuse import LARGE, Group, Grouping
 from gradflow.backends.torch.schedule import Guard, Unit, arrange, guards, shared_guard, walk
 from gradflow.backends.torch.sizes import pointers
-from gradflow.backends.torch.statements import INDENT, Line, render, variable
+from gradflow.backends.torch.statements import INDENT, Line, name_of, render, variable
 from gradflow.graph.graph import Node, Region
+
+MOVING = {"source", "element", "draw", "model", "model_vjp", "scan", "item", "choose", "hole"}  # what a value kept from run to run does not read
+LARGEST = 1 << 22  # entries that are worth keeping
 
 
 def write_program(region: Region, context: Context, optimize: bool, donate: bool) -> tuple[str, dict[str, object]]:
@@ -27,6 +30,7 @@ def write_program(region: Region, context: Context, optimize: bool, donate: bool
     sources = [node for node in nodes if node.op == "source"]
     w = writer_of(context, nodes, region, None, sources)
     w.plain, w.pointers = not optimize, pointers(sources)
+    hoisted = static(context, region, w) if optimize else []
     found = fused(context, region, w, donate) if optimize else []
     nodes = walk(region.roots, below)
     guard_of = guards(nodes, region.roots, below)
@@ -40,7 +44,8 @@ def write_program(region: Region, context: Context, optimize: bool, donate: bool
     lines += returned(context, region, w)
     context.notes += context.plan.notes
     body = "\n".join(INDENT + line for line in render(lines, block.conditions))
-    return "\n\n\n".join([*(kernel.text for kernel in context.kernels), f"def run(inputs):\n{body}"]) + "\n", w.constants
+    parts = [*(kernel.text for kernel in context.kernels), *once(context, hoisted), f"def run(inputs):\n{body}"]
+    return "\n\n\n".join(parts) + "\n", w.constants
 
 
 def every(nodes: Iterable[Node]) -> list[Node]:
@@ -51,6 +56,51 @@ def every(nodes: Iterable[Node]) -> list[Node]:
         if node.body is not None:
             found += every(node.body.nodes())
     return found
+
+
+def static(context: Context, region: Region, w: Writer) -> list[Node]:
+    """Tensors made of constants alone (a cosine basis, say) that are worked out once and kept. Not those that a result may share memory with,
+    nor long repetitions of one number."""
+    below = context.below
+    nodes = walk(region.roots, below)
+    moving: set[int] = set()
+    for node in nodes:
+        unknown = any(axis.size is None for axis in node.type.axes)
+        if node.op in MOVING or unknown or any(b.id in moving for b in below(node)):
+            moving.add(node.id)
+    barred = {root.id for root in region.roots}
+    for node in nodes:
+        if node.id in moving and node.op in SHARING:
+            barred |= {b.id for b in below(node)}
+    asked = {b.id: b for node in nodes if node.id in moving for b in below(node) if b.id not in moving}
+    found = [node for node in asked.values() if node.id not in barred and node.op not in ("const", "axis_size") and not w.is_host(node) and kept(node)]
+    for node in found:
+        below.replaced[node.id] = ()
+        context.static.add(node.id)
+        w.names[node.id] = name_of(node)
+    return found
+
+
+def kept(node: Node) -> bool:
+    count = 1
+    for axis in node.type.axes:
+        count *= axis.size or 0
+    return count <= (LARGE if node.op == "expand" else LARGEST)
+
+
+def once(context: Context, hoisted: list[Node]) -> list[str]:
+    """The function that works out what is kept, and its call."""
+    if not hoisted:
+        return []
+    region = Region(tuple((str(i), node) for i, node in enumerate(hoisted)))
+    own = Context(context.calls, context.mode, context.itemsize)
+    nodes = walk(region.roots, own.below)
+    w = writer_of(own, nodes, region, None, [])
+    w.plain = True
+    block = Block(own, w, arrange(units_of(own, nodes, [], guards(nodes, region.roots, own.below)), own.below), nodes, region.roots, {}, [])
+    names = ", ".join(name_of(node) for node in hoisted)
+    lines = render([*block.write(), Line(f"return {', '.join(w.ref(node) for node in hoisted)},")], block.conditions)
+    return ["def once():\n" + "\n".join(INDENT + line for line in lines), f"{names}, = once()"]
 
 
 def fused(context: Context, region: Region, w: Writer, donate: bool) -> list[Group]:
@@ -65,7 +115,7 @@ def fused(context: Context, region: Region, w: Writer, donate: bool) -> list[Gro
     for node in nodes:
         for operand in below(node):
             readers.setdefault(operand.id, []).append(node)
-    grouping = Grouping(nodes, readers, guards(nodes, region.roots, below), w.is_host)
+    grouping = Grouping(nodes, readers, guards(nodes, region.roots, below), w.is_host, context.static)
     names = {name for name, _ in region.results} if donate else set()
     found = [group for group in grouping.groups(below) if is_kernel(group, names)]
     context.notes += grouping.notes
@@ -89,7 +139,7 @@ def units_of(context: Context, nodes: list[Node], found: list[Group], guard_of: 
         group = member.get(node.id)
         return ("kernel", id(group)) if group is not None else shared_key(context, node)
 
-    units = single_units(nodes, key, lambda node: "kernel" if node.id in member else shared_kind(node))
+    units = single_units([n for n in nodes if n.id not in context.static], key, lambda node: "kernel" if node.id in member else shared_kind(node))
     for unit in units:
         unit.guard = shared_guard(unit.nodes, guard_of)
         if unit.kind == "kernel":

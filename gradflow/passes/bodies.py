@@ -82,6 +82,8 @@ class Body:
         pass
 
     def do_bind(self, statement: s.Bind, scope: Scope) -> None:
+        if statement.op == "<-":
+            self.assignable(statement, scope)
         if statement.op == "~":
             value = self.draw(statement, scope)
         else:
@@ -117,16 +119,21 @@ class Body:
     def once(self, name: str, scope: Scope) -> bool:
         return True
 
+    def assignable(self, statement: s.Bind, scope: Scope) -> None:
+        for target in statement.targets:
+            if not scope.local(target.name)[0]:
+                place = head(target.span, target.name)
+                raise mistake(
+                    "E0506", place, f"nothing called `{target.name}` can be assigned here", why="`<-` assigns to state, `param` or a loop's `with` name",
+                    **suggestion(place, target.name, scope.locals(), f"declare it: `state {target.name} = 0`, or bind it with `=`"),
+                )  # fmt: skip
+
     def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
         if target.index:
             raise mistake(
                 "E0505", target.span, "only states can be assigned in part", why=f"`{target.name}` is no state", fix="assign the whole: `x <- where(position(axis) == i, new, x)`"
             )
-        if not scope.assign(target.name, value):
-            raise mistake(
-                "E0506", target.span, f"nothing called `{target.name}` can be assigned here", why="`<-` assigns to state, `param` or a loop's `with` name",
-                **suggestion(target.span, target.name, scope.locals(), f"declare it: `state {target.name} = 0`, or bind it with `=`"),
-            )  # fmt: skip
+        scope.assign(target.name, value)
 
     def do_return(self, statement: s.Return, scope: Scope) -> None:
         self.returned = self.e.evaluate(statement.value, scope)

@@ -78,7 +78,7 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
     if definition.kind in ("function", "objective"):
         check_function(e, definition, home, bound)
     else:
-        value = with_bound(e, definition, home, bound, definition.span)
+        value = with_bound(e, definition, home, bound, definition.name_span)
         if definition.kind != "topology":
             check_stage(e, value, definition)
 

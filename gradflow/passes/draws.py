@@ -35,7 +35,21 @@ def draw(a: Arguments, dist: str, type_: Type, *inputs: Any, **options: Any) -> 
     place = e.place + (f"#{e.context.fresh}" if e.context.fresh else "")
     fixed = e.context.flow == TOPOLOGY
     clock = [e.ops.constant(0) if fixed else e.ops.source(Type("int"), "clock", name) for name in ("seed", "tick")]
+    if not inputs and any(axis.size is None for axis in type_.axes):
+        inputs = (_origin(a, type_), 1.0)
     return e.ops.make("draw", (*clock, *inputs), type_, dist=dist, place=place, options=tuple(sorted(options.items())))
+
+
+def _origin(a: Arguments, type_: Type) -> Any:
+    """0, along the axes whose size is known only when values are there: it measures the standard law by a value that the call names, or by one in scope."""
+    ops = a.e.ops
+    named = [a.e.evaluate(part, a.scope) for part in s.walk(a.call) if isinstance(part, s.Field) or (isinstance(part, s.Name) and a.scope.local(part.id)[0])]
+    inside: Any = True
+    for axis in (axis for axis in type_.axes if axis.size is None):
+        like = next((value for value in named if isinstance(value, Node) and value.type.has(axis.name)), None) or a.e.holder(axis.name, a.scope)
+        if like is not None:
+            inside = ops.elementwise("and", inside, ops.elementwise("ge", ops.range(axis, like), 0))
+    return ops.where(inside, ops.constant(0.0), ops.constant(0.0))
 
 
 def _axes(a: Arguments, place: int) -> tuple[Axis, ...]:

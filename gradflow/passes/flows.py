@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from gradflow.graph.graph import Node, substitute
+from gradflow.graph.graph import Node, ordered, substitute
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
@@ -109,15 +109,15 @@ class FlowElaborator:
         loss, flat, _ = self.loss(point, fresh)
         key = (flat.id, fresh)
         if key not in self.memo:
-            self.check_loss(loss)
+            self.check_loss(loss, flat)
             from gradflow.passes.builtins import derivative
 
             self.memo[key] = derivative(self.e, loss, flat, self.chain[0].tree.span)
         return self.memo[key]
 
-    def check_loss(self, loss: Any) -> None:
+    def check_loss(self, loss: Any, point: Node) -> None:
         span = self.chain[0].tree.span
-        if not isinstance(loss, Node):
+        if not isinstance(loss, Node) or not any(node is point for node in ordered([loss])):
             raise mistake("E0522", span, "the objective does not depend on what the flow trains", why="its gradient is zero", fix="use the model in the loss")
         extra = [name for name in loss.type.names if name != "node"]
         if extra:
@@ -258,7 +258,7 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
             why = f"here it is {v.kind_name(value)}" if found else f"the models are {listed(known)}" if known else "the pipeline declares no model"
             raise mistake(
                 "E0524", target.span, f"`{target.name}` is no model: a flow trains models", why=why,
-                **suggestion(target.span, target.name, known, f"declare it: `model {target.name} = mlp(..)`"),
+                **suggestion(target.span, target.name, known, f"train a model: `flow {known[0]}: ..`" if known and found else f"declare it: `model {target.name} = mlp(..)`"),
             )  # fmt: skip
         if "." in target.name:
             raise unbuilt(target.span, "part of a model cannot be trained alone yet", f"train all of it: `flow {target.name.split('.')[0]}: ..`")

@@ -20,6 +20,7 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head
 from gradflow.plan import program as p
 
+KEEPING = {"div", "neg", "abs", "stop", "sum", "expand", "rename", "gather", "leaf", "slice", "scatter_add", "segment_sum"}  # of zeros (first) make zeros
 REDUCING = {"sum", "mean", "max", "min", "any", "all", "prod", "axis_size", "dot"}
 
 
@@ -74,25 +75,31 @@ def _at_the_sampler(region: Region, policies: dict[str, str | None]) -> dict[int
             known[node.id] = f"logp of {policies.get(node['path'][0])}"
         elif node.op == "sub" and isinstance(inputs[0], str) and inputs[0] == inputs[1]:
             known[node.id] = 0.0
-        elif node.op in ("where", "choose") and isinstance(inputs[1], NUMBERS) and inputs[1] == inputs[2]:
-            known[node.id] = inputs[1]
+        elif node.op in ("where", "choose"):
+            sides = inputs[1:] if inputs[0] is None else [inputs[1] if inputs[0] else inputs[2]]
+            if isinstance(sides[0], NUMBERS) and sides[0] == sides[-1]:
+                known[node.id] = sides[0]
         elif node.op in ("sum", "expand", "max", "min") and isinstance(inputs[0], NUMBERS) and (inputs[0] == 0 or node.op != "sum"):
             known[node.id] = inputs[0]
         elif node.op == "div" and inputs[0] == 0.0 and isinstance(inputs[0], float):
             known[node.id] = 0.0
-        elif node.op == "clip" and all(isinstance(one, NUMBERS) for one in inputs):
-            known[node.id] = min(max(inputs[0], inputs[1]), inputs[2])
         elif node.op in ELEMENTWISE and inputs and all(isinstance(one, NUMBERS) for one in inputs):
             known[node.id] = ELEMENTWISE[node.op][1](*inputs)
     return known
 
 
 def _idle(node: Node, known: dict[int, Any]) -> bool:
-    """A `clip` that cannot bind: constant bounds, and a computed value strictly between them."""
-    if node.op != "clip" or node.inputs[0].op == "const":
+    """A bound that cannot bind: `min(x, b)`, `max(x, b)`, or one side of `clip`, where(x > b, b, x); b is a constant, and x strictly inside."""
+    below = node.op == "minimum"
+    if node.op == "where" and node.inputs[0].op in ("gt", "lt") and node.inputs[0].inputs == node.inputs[:0:-1]:
+        below = node.inputs[0].op == "gt"
+    elif node.op not in ("minimum", "maximum"):
         return False
-    x, low, high = (known.get(below.id) for below in node.inputs)
-    return all(isinstance(one, NUMBERS) for one in (x, low, high)) and low < x < high
+    x, bound = sorted(node.inputs[-2:], key=lambda n: n.op == "const")
+    value = known.get(x.id)
+    if x.op == "const" or bound.op != "const" or not isinstance(value, NUMBERS):
+        return False
+    return value < bound["value"] if below else value > bound["value"]
 
 
 def _said_as(place: Span, pipeline: s.Definition, scope: Scope) -> Iterator[tuple[Span, str]]:
@@ -175,15 +182,20 @@ def _models(nodes: list[Node]) -> set[str]:
 
 
 def _behind_weights(region: Region) -> list[Node]:
-    """The nodes that count: what is only read by a product with 0 is left out."""
+    """The nodes that count: what is only read by something that is 0 whatever it reads is left out."""
+    zero: set[int] = set()
+    for node in region.nodes():
+        zeros = [below.id in zero for below in node.inputs]
+        if node.op == "const" and node["value"] == 0 or node.op in ("mul", "dot") and any(zeros) or node.op in KEEPING and zeros[0]:
+            zero.add(node.id)
+        elif node.op in ("add", "sub", "where", "choose", "pack") and all(zeros[1:] if node.op in ("where", "choose") else zeros):
+            zero.add(node.id)
     found: dict[int, Node] = {}
     stack = list(region.roots)
     while stack:
         node = stack.pop()
-        if node.id in found:
-            continue
-        found[node.id] = node
-        if node.op != "mul" or not any(below.op == "const" and below["value"] == 0 for below in node.inputs):
+        if node.id not in found and node.id not in zero:
+            found[node.id] = node
             stack.extend(node.inputs)
     return list(found.values())
 
@@ -233,5 +245,5 @@ def clamped_rank(e: Elaborator, stage: v.Stage, leaves: list[Any]) -> None:
         others = f" and {len(small) - 1} more" if len(small) > 1 else ""
         e.warn(
             "W0108", stage.span, f"rank {rank} reaches the smaller side of `{first.name}` [{sides}]{others}", why="the rank is clamped to it, and nothing is saved there",
-            fix=f"choose a rank below {min(axis.size or 0 for axis in first.axes)}, or leave such leaves out: `({stage.name}(..) on [row, col] where min(row, col) > {rank} | nothing)`",
+            fix=f"choose a rank below {min(axis.size or 0 for axis in first.axes)}, or leave such leaves out: `(.. on [row, col] where min(row, col) > {rank} | nothing)`",
         )  # fmt: skip

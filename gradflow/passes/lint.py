@@ -124,17 +124,26 @@ def _hiding(module: Module, definition: s.Definition, report: Report) -> None:
     for together in _bound(module, definition):
         for one in together:
             if one.name in words and one.kind in ("formula", "draw", "state", "model", "data"):
-                report.add(_hides(one.span, one.name, f"{'function' if one.name in BUILTINS else 'name'} of the language", "in this body the other one cannot be used any more"))
+                report.add(_hides(one.span, one.name, _what(one.name), "in this body the other one cannot be used any more"))
     if definition.kind in ("pipeline", "claim"):
         return
+    elsewhere = {name for other in module.tree.definitions if other is not definition for name in _reads(other)}
+    if definition.name not in elsewhere:
+        return  # nobody could mean the other one
     path = standard_index().get(definition.name)
     shipped = standard_folder() in Path(module.source.name).parents
     if definition.name in words:
-        report.add(_hides(definition.name_span, definition.name, "function of the language", "in this file the other one cannot be used any more"))
+        report.add(_hides(definition.name_span, definition.name, _what(definition.name), "where this file says that name, it means this definition"))
     elif path is not None and not shipped and definition.name not in _reads(definition):
-        report.add(_hides(definition.name_span, definition.name, "definition of the library", "what this file says by that name means this one"))
+        report.add(_hides(definition.name_span, definition.name, f"the library's `{definition.name}`", "where this file says that name, it means this definition"))
 
 
 def _hides(span: Span, name: str, what: str, why: str) -> Diagnostic:
-    return Diagnostic("W0105", f"`{name}` hides the {what} that is called so", span, why=why, fix="give it another name")
+    return Diagnostic("W0105", f"`{name}` hides {what}", span, why=why, fix="give it another name")
+
+
+def _what(name: str) -> str:
+    from gradflow.passes.builtins import BUILTINS
+
+    return f"the built-in {'function' if name in BUILTINS else 'name'} `{name}`"
 

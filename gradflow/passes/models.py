@@ -141,7 +141,7 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
     if name == "score":
         return _score(e, node, arguments)
     fields = RESULT_TYPES[name](**specs)
-    return world_call(e, name, node, arguments, fields)
+    return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
 def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict[str, Any]:
@@ -188,11 +188,11 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
     return bound
 
 
-def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], fields: Any) -> Any:
+def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], fields: Any, in_a_stage: bool) -> Any:
     """A call that acts on the world: the runtime makes it before the region that reads its result."""
-    if e.world is None:
+    if e.world is None or in_a_stage:
         raise mistake(
-            "E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline", why="bodies of functions, objectives and stages are pure",
+            "E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline", why="a stage works on what flows through it, any number of times in a step",
             fix=f"draw it in the pipeline, `x ~ {name}(..)`, and pass it on",
         )  # fmt: skip
     scalar = isinstance(fields, FieldSpec)

@@ -14,6 +14,7 @@ from gradflow.passes.suggestions import listed, suggestion
 
 BASES = {"real", "int", "bool", "text"}
 KINDS = {"function", "objective", "estimator", "projection", "update", "exchange", "topology", "format", "schedule", "pipeline", "claim", "flow", "model", "data", "tools"}
+KIND_WORDS = {"objective": "an objective", "estimator": "an estimator", "update": "an update", "exchange": "an exchange", "data": "a data set", "flow": "a stage"}
 STAGE_KINDS = {"estimator", "projection", "update", "exchange", "flow"}
 
 
@@ -84,7 +85,7 @@ def _misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope, whole: s
             return ""
         return "" if value in words_of(whole) and base == value else "a word that it does not know"
     if base in KINDS:
-        return "" if _of_kind(base, value) else f"a {base} is needed"
+        return "" if _of_kind(base, value) else f"{KIND_WORDS.get(base, f'a {base}')} is needed"
     if base is not None and base not in BASES:
         return f"write `{base}`"
     if isinstance(value, Node):

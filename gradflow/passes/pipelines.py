@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from gradflow.graph.graph import Node, Region, ordered
@@ -24,6 +25,7 @@ from gradflow.passes.place import split_rollout
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.passes.standalone import without_idle_states
+from gradflow.passes.topologies import facts as topology_facts
 from gradflow.plan import program as p
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
@@ -333,6 +335,7 @@ class PipelineElaborator:
         rollout, region = split_rollout(self.e, region)
         facts: dict[str, Any] = {"stages": flow.notes}
         if flow.topology is not None:
+            facts["topology"] = partial(topology_facts, self.e, flow.topology)  # asked for by `plan`, not by `check`
             for plan in self.data.values():
                 if plan.spec.divide is not None and flow.topology.nodes is not None:
                     self.data[plan.name] = replace(plan, nodes=flow.topology.nodes)

@@ -11,7 +11,7 @@ from typing import Any
 
 from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Mistake, mistake
+from gradflow.language.diagnostics import Label, Mistake, mistake
 from gradflow.language.source import NOWHERE
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
@@ -164,14 +164,17 @@ def check_requirement(e: Elaborator, statement: s.Require, scope: Scope) -> None
     from gradflow.passes.words import expression_text
 
     text = expression_text(tree)
-    _unmet(e, statement, tree.span, statement.message or f"`{text}` does not hold", f"`{statement.kind} {text}` is asked for", "change the arguments so that it holds")
+    message = statement.message or f"`{text}` does not hold"
+    why, fix = f"`{scope.owner}` {'asks for' if statement.kind == 'require' else 'prefers'} `{text}`", "change the arguments so that it holds"
+    _unmet(e, statement, tree.span, message, why, fix)
 
 
-def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: str, fix: str = "") -> None:
+def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: str, fix: str) -> None:
+    where, secondary = (e.anchors[-1], (Label(span, "asked for here"),)) if e.anchors else (span, ())
     if statement.kind == "prefer":
-        e.warn("W0301", span, message, why=why or "it is preferred, not required", fix=fix)
+        e.warn("W0301", where, message, why=why, fix=fix, secondary=secondary)
         return
-    raise mistake("E0602", span, message, why=why, fix=fix)
+    raise mistake("E0602", where, message, why=why, fix=fix, secondary=secondary)
 
 
 def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope) -> None:

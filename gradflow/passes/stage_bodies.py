@@ -11,7 +11,7 @@ from typing import Any
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
+from gradflow.language.diagnostics import Label, mistake
 from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
 from gradflow.passes.calls import declared_axes, unbuilt
@@ -82,8 +82,9 @@ class StageBody(Body):
             return self.gradient()
         if name == "param":
             raise mistake(
-                "E0512", node.span, f"`param` cannot be read here, behind a change of coordinates by a stage before `{self.stage.name}`",
-                why="only the leading `param` of `param <- param + ..` may stand here: it is not read", fix=f"put `{self.stage.name}` before the projection",
+                "E0512", self.stage.span, f"`{self.stage.name}` reads `param`, and a stage before it has changed the coordinates", secondary=(Label(node.span, "read here"),),
+                why="what flows here is not shaped like the parameters any more; the leading `param` of `param <- param + ..` is no read",
+                fix=f"put `{self.stage.name}` before the projection",
             )  # fmt: skip
         if name == "graph" and self.flow.topology is not None:
             return self.flow.topology
@@ -375,9 +376,8 @@ class StageBody(Body):
 
     def own_view(self, value: Any) -> Any:
         """A field of a called stage as this body sees what flows: flat again where it has the shape of the one leaf here."""
-        if self.leaf is None and len(self.bundle.leaves) == 1 and isinstance(value, Node) and value.op == "leaf" and value.type.without(["node"]) == self.bundle.leaves[0].axes:
-            return self.flat(value)
-        return value
+        single = self.leaf is None and len(self.bundle.leaves) == 1 and isinstance(value, Node)
+        return self.flat(value) if single and value.op == "leaf" and value.type.without(["node"]) == self.bundle.leaves[0].axes else value
 
     # ---- exchanges, and stages as functions
 

@@ -130,7 +130,7 @@ def elsewhere(span: Span, why: str) -> Mistake:
 def constant_upstream(value: Node, why: str) -> Upstream:
     def at(point: Node | None, fresh: int) -> Node:
         if point is not None:
-            raise elsewhere(value.span, why)
+            raise elsewhere(point.span, why)
         return value
 
     return Upstream(at)

@@ -60,7 +60,7 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
         raise mistake(
             "E0605", definition.name_span, f"`{definition.name}` does not say how many nodes it has", why="links and weights run over the axis `node`", fix="add `nodes = n`"
         )
-    nodes = e.ops.constant(nodes)["value"] if not isinstance(nodes, Node) else None
+    nodes = nodes if isinstance(nodes, int) and not isinstance(nodes, bool) else None
     directed = any(link.directed for link in body.links) or scope.local("directed")[1] is True
     given = scope.local("adjacency")[1]
     if not body.links and isinstance(given, Node):

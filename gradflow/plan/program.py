@@ -110,6 +110,11 @@ class Assign:
 Action = Draw | Hold | Update | Assign
 
 
+def asked_for(fact: Any) -> Any:
+    """A fact of an update: some are dear to compute, and are functions until somebody asks."""
+    return fact() if callable(fact) else fact
+
+
 @dataclass(frozen=True)
 class Periodic:
     """`every N unit { .. }`: reports by name, world calls that they need first, whether a checkpoint is written."""

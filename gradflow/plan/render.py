@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.graph.types import Axis, Type
 from gradflow.plan.normalizers import terms_of
-from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall
+from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,17 +27,23 @@ VERSION = 1
 
 def summary(program: Program) -> dict[str, Any]:
     """The program as dictionaries, lists, numbers and texts; `version` counts the changes of this form."""
-    from gradflow.passes.values import kind_name
-
     precision = str(program.phases[0].settings.get("precision", "float32")) if program.phases else "float32"
     return {
         "version": VERSION, "name": program.name, "doc": program.doc, "source": program.source,
-        "parameters": {k: x if isinstance(x, bool | int | float | str) else kind_name(x) for k, x in program.parameters.items()},
+        "parameters": {name: _parameter(value) for name, value in program.parameters.items()},
         "models": [_model(plan, precision) for plan in program.models.values()],
         "data": [_data(plan) for plan in program.data.values()],
         "inputs": {name: str(type_) for name, type_ in program.inputs.items()},
         "phases": [_phase(phase, program) for phase in program.phases],
     }  # fmt: skip
+
+
+def _parameter(value: Any) -> Any:
+    from gradflow.passes.values import NONE, kind_name
+
+    if isinstance(value, bool | int | float):
+        return value
+    return "none" if value is NONE else (value if isinstance(value, str) else kind_name(value)).replace("`", "")
 
 
 def _entries(axes: tuple[Axis, ...]) -> int | None:
@@ -107,7 +113,7 @@ def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
 def _topology(action: Update) -> dict[str, Any] | None:
     if action.topology is None:
         return None
-    facts = action.facts.get("topology")
+    facts = asked_for(action.facts.get("topology"))
     found = {"name": action.topology.name, "nodes": action.topology.nodes, "directed": action.topology.directed}
     if facts is None:
         return {**found, "changes": True}

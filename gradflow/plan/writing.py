@@ -163,7 +163,7 @@ class Writer:
 
     def update(self, action: p.Update) -> dict[str, Any]:
         facts = {name: value for name, value in action.facts.items() if name != "topology"}
-        found = action.facts.get("topology")
+        found = p.asked_for(action.facts.get("topology"))
         shown = asdict(found) if found is not None else None
         if shown is not None and shown["contraction"] != shown["contraction"]:
             shown["contraction"] = None

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Any
 
 from gradflow.language.source import NOWHERE, Span
@@ -133,7 +134,7 @@ def failure_record(error: RunFailed) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Numbers, texts, lists and dictionaries as they are; others by their text."""
+    """Numbers, texts, lists and dictionaries as they are; others by their name if they have one, else by their kind."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -142,4 +143,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
-    return str(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    name = getattr(value, "name", None)
+    return name if isinstance(name, str) else type(value).__name__

@@ -167,6 +167,8 @@ class Run:
         self.clocks.begin(self.options.seed if self.options.seed is not None else own, plan.count)
         for runner in self.store.runners.values():
             runner.micro = self.options.micro or plan.phase.settings.get("micro")
+            if self._dropping and (runner.micro or 1) > 1:
+                raise RunFailed("dropout cannot be cut into micro-batches: every pass over a piece would drop others", plan.phase.span)
         for update in plan.flows:
             self.store.add_states(update)
         for every in plan.periodic:

@@ -196,7 +196,8 @@ def _plain(events: Iterator[Event], console: Console, quiet: bool) -> Event | No
             line = head(last).plain
         elif isinstance(last, Report):
             reported = True
-            line = (f"end of {last.t} {last.unit}: " if last.final else f"{last.unit} {last.t}: ") + ", ".join(f"{name} {shown(value)}" for name, value in last.values.items())
+            place = f"end of {last.t} {last.unit}" if last.final else f"{last.unit} {last.t}"
+            line = f"{place}: " + ", ".join(f"{name} {shown(value)}" for name, value in last.values.items())
         elif isinstance(last, UnitDone):
             if reported or last.loss is None or (last.tick + 1) % every:
                 continue

@@ -37,16 +37,15 @@ class World:
 
     def call(self, call: WorldCall, seed: int, tick: int) -> Record:
         """The declared fields of a call's result as tensors; texts stay with the primitive. Raises RunFailed."""
-        primitive = catalogue()[call.primitive]
-        arguments: dict[str, Any] = {name: self.model(model, call) for name, model in call.models.items()}
-        arguments |= {name: self.tasks(data, split) for name, (data, split) in call.data.items()}
-        arguments |= call.options
-        if any(isinstance(value, Node) for value in arguments.values()):
+        if any(isinstance(value, Node) for value in call.options.values()):
             raise RunFailed(f"an option of `{call.primitive}` is computed from data, which cannot run yet", call.span)
+        primitive = catalogue()[call.primitive]
         hidden = {"seed": seed, "tick": tick, "site": (call.id,)}
         known = primitive.signature.parameters
-        arguments |= {name: value for name, value in hidden.items() if name in known and name not in call.options}
+        arguments = {name: value for name, value in hidden.items() if name in known} | dict(call.options)
         with failures(call.span, call.primitive), torch.no_grad():
+            arguments |= {name: self.model(model, call) for name, model in call.models.items()}
+            arguments |= {name: self.tasks(data, split) for name, (data, split) in call.data.items()}
             result = primitive(**arguments)
         found = self._tensors(call, {"value": result} if call.scalar else result)
         if "mask" in found:

@@ -1,4 +1,4 @@
-"""Invariants of the optimizer baselines: torch's own classes as the absolute anchor, limits in which one rule is another, orthogonalization, GaLore, LoRA."""
+"""Invariants of the optimizer baselines: torch's own classes as the absolute anchor, limits in which one rule is another, Muon, GaLore, LoRA."""
 
 from __future__ import annotations
 
@@ -297,7 +297,8 @@ def test_lora_is_the_merged_layer(seed: int, rank: int, rows: int, features: int
 
 def test_lora_begins_at_the_base_layer() -> None:
     r = numpy.random.default_rng(1)
-    inputs = {"x": r.normal(size=(3, 5)), "W0": r.normal(size=(4, 5)), "A": r.normal(size=(2, 5)), "B": numpy.zeros((4, 2)), "grad_y": r.normal(size=(3, 4))}
+    inputs = {name: r.normal(size=shape) for name, shape in {"x": (3, 5), "W0": (4, 5), "A": (2, 5), "grad_y": (3, 4)}.items()}
+    inputs["B"] = numpy.zeros((4, 2))
     found = {k: v.numpy() for k, v in evaluate(f"{BASE}.lora", {"r": 2}, inputs).items()}
     assert (found["grad_A"] == 0).all()
     close(found["y"], inputs["x"] @ inputs["W0"].T)

@@ -132,12 +132,16 @@ def test_micro_batches_with_a_global_count_add_up_to_the_whole(batch: Batch, cut
 @backends
 @few
 @given(batches(), ways, st.sampled_from([None, 7.0]), st.sampled_from([1, 2]), garbages)
-def test_every_aggregation_is_the_formula(backend: str, batch: Batch, way: tuple[str, str], norm: float | None, dp_size: int, garbage: float | None) -> None:
+def test_every_aggregation_is_the_formula(
+    backend: str, batch: Batch, way: tuple[str, str], norm: float | None, dp_size: int, garbage: float | None
+) -> None:
     loss = batch.logp.clone().requires_grad_()
     expected = aggregated(loss, batch.mask, *way, norm, dp_size)
     expected.backward()
     given_ = batch.logp if garbage is None else batch.logp.masked_fill(~batch.mask, garbage)
-    found = component("aggregate", {"loss_mat": given_, "mask": batch.mask.double()}, backend, aggregate=way[0], empty_seq=way[1], norm=norm, dp_size=dp_size)
+    found = component(
+        "aggregate", {"loss_mat": given_, "mask": batch.mask.double()}, backend, aggregate=way[0], empty_seq=way[1], norm=norm, dp_size=dp_size
+    )
     same(found["loss"], expected.detach())
     same(found["grad_loss_mat"], loss.grad)
 
@@ -152,7 +156,12 @@ def test_an_option_that_is_none_of_the_words_is_refused() -> None:
 
 @backends
 @few
-@given(batches(scales=(1.0, 30.0)), st.sampled_from(["k1", "k2", "k3", "abs", "k1+", "k3+"]), st.sampled_from([None, 20.0, 0.5]), st.sampled_from([None, 10.0, 0.3]))
+@given(
+    batches(scales=(1.0, 30.0)),
+    st.sampled_from(["k1", "k2", "k3", "abs", "k1+", "k3+"]),
+    st.sampled_from([None, 20.0, 0.5]),
+    st.sampled_from([None, 10.0, 0.3]),
+)
 def test_every_estimator_is_the_formula(backend: str, batch: Batch, kl: str, bound: float | None, most: float | None) -> None:
     logp = batch.logp.clone().requires_grad_()
     expected = divergence(logp, batch.logp_ref, kl, bound or float("inf"), most or float("inf"))
@@ -212,7 +221,10 @@ def test_rloo_compares_with_the_others(seed: int) -> None:
 
 
 @few
-@given(seeds, st.sampled_from([{"estimator": "grpo"}, {"estimator": "grpo", "scale": "none"}, {"estimator": "grpo", "scale": "batch"}, {"estimator": "rloo"}]))
+@given(
+    seeds,
+    st.sampled_from([{"estimator": "grpo"}, {"estimator": "grpo", "scale": "none"}, {"estimator": "grpo", "scale": "batch"}, {"estimator": "rloo"}]),
+)
 def test_advantages_of_a_group_sum_to_zero_and_ignore_a_shift(seed: int, params: dict[str, Any]) -> None:
     reward, group = groups(seed)
     found = credit(reward, group, singleton="zero", **params)
@@ -226,7 +238,10 @@ def test_advantages_of_a_group_sum_to_zero_and_ignore_a_shift(seed: int, params:
 @given(seeds, st.floats(0.5, 5))
 def test_a_factor_of_the_rewards_reaches_only_what_is_not_normalized(seed: int, factor: float) -> None:
     reward, group = groups(seed)
-    same(credit(factor * reward, group, estimator="grpo", eps=0.0, scale="none"), factor * credit(reward, group, estimator="grpo", eps=0.0, scale="none"))
+    same(
+        credit(factor * reward, group, estimator="grpo", eps=0.0, scale="none"),
+        factor * credit(reward, group, estimator="grpo", eps=0.0, scale="none"),
+    )
     spread = numpy.array([len(set(reward[group == one])) for one in group]) > 1
     scaled, plain = (credit(x, group, estimator="grpo", eps=0.0)[spread] for x in (factor * reward, reward))
     same(scaled, plain, rtol=1e-6, atol=1e-7)
@@ -237,7 +252,11 @@ def test_a_factor_of_the_rewards_reaches_only_what_is_not_normalized(seed: int, 
 def test_rows_may_come_in_any_order(seed: int, estimator: str, singleton: str) -> None:
     reward, group = groups(seed)
     order = numpy.random.default_rng(seed).permutation(len(reward))
-    same(credit(reward[order], group[order], estimator=estimator, singleton=singleton), credit(reward, group, estimator=estimator, singleton=singleton)[order], atol=1e-9)
+    same(
+        credit(reward[order], group[order], estimator=estimator, singleton=singleton),
+        credit(reward, group, estimator=estimator, singleton=singleton)[order],
+        atol=1e-9,
+    )
 
 
 def test_alone_in_its_group_and_a_group_without_spread() -> None:
@@ -282,7 +301,11 @@ def test_kl_in_the_reward_is_taken_off_before_the_baseline(batch: Batch, beta: f
 def episodes(draw: Any) -> dict[str, Tensor]:
     r = numpy.random.default_rng(draw(seeds))
     shape, share = draw(st.sampled_from(SHAPES)), draw(st.sampled_from([1.0, 0.6, 0.0]))
-    return {"reward_tok": torch.tensor(r.normal(size=shape)), "values": torch.tensor(r.normal(size=shape)), "mask": torch.tensor(r.uniform(size=shape) < share)}
+    return {
+        "reward_tok": torch.tensor(r.normal(size=shape)),
+        "values": torch.tensor(r.normal(size=shape)),
+        "mask": torch.tensor(r.uniform(size=shape) < share),
+    }
 
 
 def returns_of(reward: Tensor, mask: Tensor, gamma: float) -> Tensor:
@@ -300,7 +323,11 @@ def returns_of(reward: Tensor, mask: Tensor, gamma: float) -> Tensor:
 @given(episodes(), st.floats(0, 1))
 def test_with_lambda_one_advantage_plus_value_is_the_discounted_return(backend: str, episode: dict[str, Tensor], gamma: float) -> None:
     """Tokens between, that the policy did not write, take no part: what stands there does not matter."""
-    inputs = {**episode, "reward_tok": episode["reward_tok"].masked_fill(~episode["mask"], float("nan")), "values": episode["values"].masked_fill(~episode["mask"], float("inf"))}
+    inputs = {
+        **episode,
+        "reward_tok": episode["reward_tok"].masked_fill(~episode["mask"], float("nan")),
+        "values": episode["values"].masked_fill(~episode["mask"], float("inf")),
+    }
     found = component("gae", inputs, backend, gamma=gamma, lam=1.0)
     expected = returns_of(episode["reward_tok"], episode["mask"], gamma)
     same(found["returns"], expected)
@@ -415,7 +442,13 @@ def test_a_preset_is_its_parts(preset: str, backend: str) -> None:
 
 def test_reinforce_takes_the_reward_itself() -> None:
     text = f"objective whole {{{RECORD}  minimize reinforce(logp: logp, logp_old: logp_old, mask: mask, reward: reward, group: group)\n}}"
-    inputs = {"logp": -numpy.ones((2, 2)), "logp_old": -numpy.ones((2, 2)), "mask": numpy.array([[1, 1], [1, 0]]), "reward": numpy.array([2.0, -1.0]), "group": numpy.zeros(2, int)}
+    inputs = {
+        "logp": -numpy.ones((2, 2)),
+        "logp_old": -numpy.ones((2, 2)),
+        "mask": numpy.array([[1, 1], [1, 0]]),
+        "reward": numpy.array([2.0, -1.0]),
+        "group": numpy.zeros(2, int),
+    }
     whole = evaluate_text(text, "whole", {}, inputs)
     same(whole["loss"], (2.0 * 2 - 1.0) / 2)
     same(whole["grad_logp"], [[-1, -1], [0.5, 0]])

@@ -24,7 +24,9 @@ ways = st.sampled_from([("seq-mean-token-mean", "exclude"), ("seq-mean-token-mea
 ONE_ROW = torch.ones(1, 1)
 
 
-def sapo(batch: Batch, backend: str = "reference", garbage: float | None = None, changes: dict[str, Any] | None = None, **params: Any) -> dict[str, torch.Tensor]:
+def sapo(
+    batch: Batch, backend: str = "reference", garbage: float | None = None, changes: dict[str, Any] | None = None, **params: Any
+) -> dict[str, torch.Tensor]:
     inputs = {name: x for name, x in batch.inputs(garbage, **(changes or {})).items() if name != "logp_ref"}
     return evaluate("18-sapo.loss", params, inputs, backend)
 

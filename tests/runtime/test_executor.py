@@ -266,6 +266,8 @@ def test_dropout_is_keyed_and_reports_do_without():
     assert (final(one)["net"] == final(two)["net"]).all() and torch.equal(state, torch.get_rng_state())
     assert series(events, "one") == pytest.approx(series(events, "same"), rel=1e-5)
     assert one.store.runners["net"].module.training
+    with pytest.raises(ev.RunFailed, match="dropout cannot be cut"):
+        ran(written(text), micro=2)
 
 
 def test_inputs_are_given_or_asked_of_a_function_of_the_tick():
