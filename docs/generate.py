@@ -175,9 +175,12 @@ def definition_entries() -> Iterator[str]:
     for path in standard_files():
         yield f"### `{path.parent.name}/{path.name}`"
         rows = []
-        for one in module(path).tree.definitions:
-            cite = f" {one.text('cite')}." if one.text("cite") else ""
-            rows.append(f"| {one.kind} | `{cell(signature(one))}` | {cell(one.text('doc') + cite)} |")
+        home = module(path)
+        for one in home.tree.definitions:
+            told = [one.text("doc"), f"{one.text('cite')}." if one.text("cite") else ""]
+            if not any(told) and one.value is not None:
+                told = [f"`= {home.source.text[one.value.span.offset : one.value.span.end]}`"]
+            rows.append(f"| {one.kind} | `{cell(signature(one))}` | {cell(' '.join(told))} |")
         yield "\n".join(["| kind | name, parameters and inputs | what it is |", "| --- | --- | --- |", *rows])
 
 

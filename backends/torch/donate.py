@@ -18,6 +18,11 @@ from gradflow.graph.graph import Node, Region
 SHARING = {"rename", "stop", "leaf", "slice", "expand", "choose", "gather", "scan", "item"} | templates.TO_WHOLE
 
 
+def shares(node: Node) -> bool:
+    """Whether the result may lie in the memory of an operand."""
+    return node.op in SHARING and (node.op != "gather" or not node.inputs[1].type.axes)
+
+
 @dataclass
 class Donation:
     """`written`: node of a kernel -> source whose buffer takes it; `copied`: (source, value that the kernel reads) by kernel; `final`: copies
@@ -71,7 +76,7 @@ class Donating:
         """Ids of the values that may lie in the memory of a source; not followed through the choices in `through`."""
         found = {source.id}
         for node in self.nodes:
-            if node.op in SHARING and node.id not in through and any(below.id in found for below in self.below(node)):
+            if shares(node) and node.id not in through and any(below.id in found for below in self.below(node)):
                 found.add(node.id)
         return found
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradflow.backends.torch.blocks import Block, Context, shared_key, shared_kind, single_units, writer_of
-from gradflow.backends.torch.donate import SHARING, Donating
+from gradflow.backends.torch.donate import Donating
 from gradflow.backends.torch.donate import name_of as label
+from gradflow.backends.torch.donate import shares
 from gradflow.backends.torch.emit import DTYPES, Writer, absorbed
 from gradflow.backends.torch.fuse import LARGE, Group, Grouping
 from gradflow.backends.torch.schedule import Guard, Unit, arrange, guards, shared_guard, walk
@@ -70,7 +71,7 @@ def static(context: Context, region: Region, w: Writer) -> list[Node]:
             moving.add(node.id)
     barred = {root.id for root in region.roots}
     for node in nodes:
-        if node.id in moving and node.op in SHARING:
+        if node.id in moving and shares(node):
             barred |= {b.id for b in below(node)}
     asked = {b.id: b for node in nodes if node.id in moving for b in below(node) if b.id not in moving}
     found = [node for node in asked.values() if node.id not in barred and node.op not in ("const", "axis_size") and not w.is_host(node) and kept(node)]

@@ -15,7 +15,7 @@ from gradflow.cli.plan import program_of
 from gradflow.cli.terminal import ERRORS, FAILED, FINE, INTERRUPTED, UsageError, colored, say
 
 if TYPE_CHECKING:
-    from gradflow.plan.program import Program
+    from gradflow.plan.program import DataPlan, ModelPlan, Program
     from gradflow.runtime.events import RunFailed
 
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 def check_python(program: Program, allowed: bool) -> None:
     """Raises UsageError where the spec would call Python code that nobody has allowed."""
-    plans = [*program.models.values(), *program.data.values()]
+    plans: list[ModelPlan | DataPlan] = [*program.models.values(), *program.data.values()]
     named = [plan.name for plan in plans if plan.declaration is not None and plan.declaration[0] == "python"]
     if named and not allowed:
         raise UsageError(f"`{named[0]}` runs Python code from outside; --allow-python lets it")
@@ -72,11 +72,21 @@ def chosen(options: argparse.Namespace) -> Any:
         raise UsageError(str(error)) from None
 
 
+def artifact_of(program: Program) -> bytes | None:
+    """The plan for the run folder; None, and said so, where an artifact cannot hold the program."""
+    from gradflow.plan.artifact import ArtifactError, encode
+
+    try:
+        return encode(program)
+    except ArtifactError as error:
+        say(f"no plan.gfp in the run folder: {error}")
+        return None
+
+
 def carried_out(program: Program, options: argparse.Namespace) -> int:
     """Runs the program, shows it, and leaves its folder."""
     from rich.console import Console
 
-    from gradflow.plan.artifact import encode
     from gradflow.runtime.events import RunFailed, RunStopped
     from gradflow.runtime.executor import Run
     from gradflow.runtime.interrupts import stopping_on_interrupt
@@ -86,7 +96,7 @@ def carried_out(program: Program, options: argparse.Namespace) -> int:
     settings = chosen(options)
     try:
         one = Run(program, settings)
-        folder = RunFolder.create(program, settings, options.out, encode(program))
+        folder = RunFolder.create(program, settings, options.out, artifact_of(program))
         one.folder = folder.path
         say(f"run folder: {folder.path}")
         with stopping_on_interrupt(one):

@@ -6,6 +6,7 @@ and so does the record of the objective that a function value stands in.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gradflow.graph.graph import Node
@@ -218,9 +219,16 @@ def _takes(definition: s.Definition) -> str:
 
 
 def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
-    """A stage, topology, pipeline (or alias of one) with its arguments."""
+    """A stage, topology, pipeline (or alias of one) with its arguments. Every topology also takes `weights: ..`, a function of the graph."""
+    weights = None
+    if definition.kind == "topology" and all(param.name != "weights" for param in definition.params):
+        weights = next((arg for arg in args if arg.name == "weights"), None)
+        args = tuple(arg for arg in args if arg is not weights)
     bound = bind_parameters(e, definition, home, match_arguments(definition, args, scope), {}, span)
-    return with_bound(e, definition, home, bound, span)
+    value = with_bound(e, definition, home, bound, span)
+    if weights is not None:
+        value = replace(value, options={**value.options, "weights": e.evaluate(weights.value, scope)})
+    return value
 
 
 def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict[str, Any], span: Any) -> Any:

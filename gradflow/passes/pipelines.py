@@ -279,6 +279,9 @@ class PipelineElaborator:
         if isinstance(value, v.Record):
             fields = {n: self.held(name, n, x) for n, x in value.fields.items()}
             scope.names[name] = v.Record(fields, name)
+            computed = [(n, x) for n, x in value.fields.items() if not (x.op == "source" and x["kind"] == "world" and x["path"][-1] == n)]
+            if computed:  # the others are held as they were drawn
+                self.e.constants[f"hold {name}"] = Region(tuple((f"held/{name}/{n}", x) for n, x in computed))
         else:
             node = self.e.ops.constant(self.e.tensor(value))
             scope.names[name] = self.held(name, "value", node)

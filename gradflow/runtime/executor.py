@@ -233,10 +233,10 @@ class Run:
             if isinstance(action, Update) and action.rollout is not None:
                 results = self._run(action.rollout, action.span, action.flow)
                 self.taken[action.flow] = {name.split("/")[1]: value.clone() for name, value in results.items()}
-        if plan.minibatches == 1:
+        samples = self._samples(group) if plan.minibatches > 1 else 0
+        if not samples:
             yield from [None] * plan.updates
             return
-        samples = self._samples(group)
         if samples < plan.minibatches:
             raise RunFailed(f"{samples} samples cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
         for epoch in range(plan.updates // plan.minibatches):
@@ -245,11 +245,12 @@ class Run:
                 yield order[i * samples // plan.minibatches : (i + 1) * samples // plan.minibatches]
 
     def _samples(self, group: tuple[Update | Assign, ...]) -> int:
-        """How many samples were drawn."""
+        """How many samples were drawn; 0 where the group reads none."""
         for action in group:
+            read = self._reader(action.flow if isinstance(action, Update) else "", None, True)
             for source in self.regions.lowered(action.region, True, action.span).sources:
-                if source["kind"] == "held" and source.type.has("sample"):
-                    return self.held[source["path"]].shape[source.type.names.index("sample")]
+                if source["kind"] in ("held", "rollout") and source.type.has("sample"):
+                    return read(source).shape[source.type.names.index("sample")]
         return 0
 
     def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:

@@ -16,11 +16,11 @@ from gradflow.verify import evaluate
 
 from .cases import few
 from .harness import evaluate_text
-from .policy_cases import GARBAGE, Batch, aggregated, batches, component, same
+from .policy_cases import AGGREGATES, GARBAGE, Batch, aggregated, batches, component, same
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 temperatures = st.floats(0.2, 8)
-ways = st.sampled_from([("seq-mean-token-mean", "exclude"), ("seq-mean-token-mean", "count"), ("token-mean", "exclude")])
+ways = st.tuples(st.sampled_from(AGGREGATES).filter(lambda word: not word.endswith("norm")), st.sampled_from(["exclude", "count"]))
 ONE_ROW = torch.ones(1, 1)
 
 

@@ -222,6 +222,25 @@ def test_reports_of_what_is_drawn_wait_for_the_first_draw():
     assert set(first.values) == {"accuracy"} and set(second.values) == {"accuracy", "reward"}
 
 
+def test_what_a_function_makes_of_a_draw_is_held():
+    text = """
+    function doubled(policy, tasks) { drawn ~ sample(policy, tasks, group: 4); return (mask: drawn.mask, reward: 2 * drawn.reward) }
+    pipeline held {
+      data  tasks  = combination_lock(prompts: 8, length: 1, vocabulary: 3)
+      model policy = table_policy(prompts: 8, length: 1, vocabulary: 3)
+      samples ~ doubled(policy, tasks)
+      half    ~ samples.reward / 2
+      flow policy: sum(policy^2) -> backprop -> sgd(lr: 0.1)
+      train 6 rollouts (minibatches: 2) {
+        every rollout { report twice = mean(samples.reward, over: sample); report once = mean(half, over: sample) }
+      }
+    }
+    """
+    _, events = ran(written(text, "held"))
+    once, twice = series(events, "once"), series(events, "twice")
+    assert len(once) == 6 and max(once) > 0 and twice == [2 * value for value in once]
+
+
 def test_reports_at_the_end():
     text = QUADRATIC.replace("report loss = loss } }", "report loss = loss }\n report distance = norm(x - 1) }")
     _, events = ran(written(text), steps=7)
