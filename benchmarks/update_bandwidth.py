@@ -19,9 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from gradflow.backends.torch import lower
 from torch import Tensor
 
-from gradflow.backends.torch import lower
 from gradflow.graph.graph import Graph, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import INT, Axis, Type
@@ -53,7 +53,9 @@ def update(size: int, friction: bool) -> Region:
 
 def eager(buffers: dict[tuple[str, ...], Any], friction: bool) -> Callable[[], None]:
     """The same update as one would write it in torch."""
-    param, grad, m, v, previous = (buffers[key] for key in (("param", "net"), ("input", "grad"), ("state", "m"), ("state", "v"), ("state", "previous")))
+    param, grad, m, v, previous = (
+        buffers[key] for key in (("param", "net"), ("input", "grad"), ("state", "m"), ("state", "v"), ("state", "previous"))
+    )
 
     def step() -> None:
         m.mul_(0.9).add_(grad, alpha=0.1)
@@ -124,7 +126,9 @@ def summary(found: dict[str, Candidate], times: dict[str, list[float]], size: in
     for name, (kind, _) in found.items():
         volume = STREAMS[kind] * 4 * size
         row: dict[str, Any] = {"name": name, "seconds": statistics.median(times[name]), "GB/s": volume / statistics.median(times[name]) / 1e9}
-        row["share of triad"] = statistics.median((volume / s) / (STREAMS["triad"] * 4 * size / best) for s, best in zip(times[name], triad, strict=True))
+        row["share of triad"] = statistics.median(
+            (volume / s) / (STREAMS["triad"] * 4 * size / best) for s, best in zip(times[name], triad, strict=True)
+        )
         for column, other in (("times AdamW(fused)", "AdamW(fused=True)"), ("times eager", f"{kind}: eager")):
             if kind != "triad" and other in times:
                 row[column] = statistics.median(s / o for s, o in zip(times[name], times[other], strict=True))

@@ -15,6 +15,7 @@ from gradflow.backends.torch.linalg import emit_linalg, emit_part, factorization
 from gradflow.backends.torch.schedule import Guard, Operands, Unit, arrange, guards, walk
 from gradflow.backends.torch.sizes import witnesses
 from gradflow.backends.torch.statements import INDENT, Conditions, Line, append, deaths, last_pulls, name_of, render
+
 from gradflow.graph.graph import Node, Region, users
 from gradflow.graph.operations import ELEMENTWISE
 
@@ -81,7 +82,9 @@ def shared_kind(node: Node) -> str:
 class Block:
     """Writes the units of one block, in order. `reach`: values of outer scopes that tell sizes."""
 
-    def __init__(self, context: Context, w: Writer, units: list[Unit], nodes: list[Node], kept: Iterable[Node], depth: dict[int, Guard], reach: list[Node]):
+    def __init__(
+        self, context: Context, w: Writer, units: list[Unit], nodes: list[Node], kept: Iterable[Node], depth: dict[int, Guard], reach: list[Node]
+    ):
         self.context, self.w, self.units, self.reach = context, w, units, reach
         self.kept = list(kept)
         self.by_id = {node.id: node for node in nodes}
@@ -91,7 +94,9 @@ class Block:
         self.items: dict[tuple[int, int], str] = {}
 
     def write(self) -> list[Line]:
-        lines = [self.truth(node, frozenset()) for i in sorted(self.conditions.text) if (node := self.by_id.get(i)) and node.op in ("source", "element")]
+        lines = [
+            self.truth(node, frozenset()) for i in sorted(self.conditions.text) if (node := self.by_id.get(i)) and node.op in ("source", "element")
+        ]
         pieces = []
         for unit in self.units:
             piece = getattr(self, unit.kind)(unit)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from gradflow.backends.torch import templates
 from gradflow.backends.torch.fuse import FusionNote, Group, form
 from gradflow.backends.torch.schedule import Unit, reaches, successors
+
 from gradflow.graph.graph import Node, Region
 
 SHARING = {"rename", "stop", "leaf", "slice", "expand", "choose", "gather", "scan", "item"} | templates.TO_WHOLE
@@ -84,7 +85,9 @@ class Donating:
         """Ids of the values that are the memory of a source, whole and in its order, if they share it at all."""
         found = {source.id}
         for node in self.nodes:
-            if node.op in ("choose", "stop", "rename") and any(b.id in found and (node.op == "rename" or b.type.names == node.type.names) for b in node.inputs):
+            if node.op in ("choose", "stop", "rename") and any(
+                b.id in found and (node.op == "rename" or b.type.names == node.type.names) for b in node.inputs
+            ):
                 found.add(node.id)
         self.plan.same[source.id] = found
         return found

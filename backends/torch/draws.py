@@ -20,7 +20,14 @@ Words = tuple[Any, Any, Any]
 
 
 def draw(
-    dist: str, words: Words, shape: Sequence[int], options: Sequence[tuple[str, Any]], *inputs: Any, dim: int = -1, dtype: torch.dtype, device: torch.device
+    dist: str,
+    words: Words,
+    shape: Sequence[int],
+    options: Sequence[tuple[str, Any]],
+    *inputs: Any,
+    dim: int = -1,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """Random numbers of a shape. `words`: seed, tick, place; `inputs` are aligned with the result; `dim`: the axis of a subset."""
     make = random.normal if dist == "normal" else random.uniform

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from gradflow.backends.torch import templates
 from gradflow.backends.torch.schedule import Guard
+
 from gradflow.graph.graph import Node
 from gradflow.graph.operations import ELEMENTWISE
 from gradflow.graph.types import Axis
@@ -106,7 +107,9 @@ def refusal(node: Node, host: Callable[[Node], bool]) -> str | None:
 class Grouping:
     """Finds the groups among the nodes of a region; `skip` are there already."""
 
-    def __init__(self, nodes: list[Node], users: Mapping[int, list[Node]], guard_of: Mapping[int, Guard], host: Callable[[Node], bool], skip: set[int]):
+    def __init__(
+        self, nodes: list[Node], users: Mapping[int, list[Node]], guard_of: Mapping[int, Guard], host: Callable[[Node], bool], skip: set[int]
+    ):
         self.nodes, self.users, self.host = nodes, users, host
         self.notes: list[FusionNote] = []
         self.key: dict[int, Key] = {}

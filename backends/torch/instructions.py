@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from gradflow.backends.torch import templates
 from gradflow.backends.torch.emit import DTYPES, literal
 from gradflow.backends.torch.fuse import Group, source_of
+
 from gradflow.graph.graph import Node
 
 NEARLY = 1e-12  # how far coefficients may be from summing to 1 in an interpolation: rounding of 1 - beta
@@ -276,7 +277,10 @@ class Selector:
         first, second = p.numbers[0][0], q.numbers[0][0]
         if first.op == second.op == "const":
             return abs(first["value"] + second["value"] - 1) < NEARLY
-        return any(u.op == "sub" and u.inputs[0].op == "const" and u.inputs[0]["value"] == 1 and u.inputs[1] is v for u, v in ((first, second), (second, first)))
+        return any(
+            u.op == "sub" and u.inputs[0].op == "const" and u.inputs[0]["value"] == 1 and u.inputs[1] is v
+            for u, v in ((first, second), (second, first))
+        )
 
     def _sum(self, node: Node) -> None:
         lerped, added = self._sides(node)

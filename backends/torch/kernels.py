@@ -17,6 +17,7 @@ from gradflow.backends.torch.emit import DTYPES, Writer, aligned
 from gradflow.backends.torch.fuse import Group, form, source_of
 from gradflow.backends.torch.instructions import Selector, Step
 from gradflow.backends.torch.memory import Layout, plan
+
 from gradflow.graph.graph import Node
 
 SMALLEST, GREATEST = 1 << 15, 1 << 20  # entries of a block: enough work for one call, few enough for any cache
@@ -90,7 +91,9 @@ class KernelWriter:
         outputs = {node.id for node in self.kernel.results} | set(self.kernel.written)
         selector = Selector(self.group, outputs, lambda n: n.op == "const" or self.form.get(n.id) in numbers, lambda n: view[n.id])
         steps = selector.select(self.group.nodes)
-        places = {node.id: self.buffer(self.names[target.id]) for node in self.group.nodes if (target := self.kernel.written.get(node.id)) is not None}
+        places = {
+            node.id: self.buffer(self.names[target.id]) for node in self.group.nodes if (target := self.kernel.written.get(node.id)) is not None
+        }
         buffers = {i: self.memory(target) for i, target in self.kernel.written.items()}
         places |= {node.id: self.buffer(f"new{i}") for i, node in enumerate(self.kernel.results)}
         for i, (target, value) in enumerate(self.kernel.copied):
@@ -115,7 +118,9 @@ class KernelWriter:
 
     def blocked(self) -> list[str]:
         """Blocks of flat memory; where operands differ by row or are shared by rows, row by row."""
-        view = {i: f"{name}_b" if self.form[i] in ("full", "last") else f"{name}_r" if self.form[i] == "rows" else name for i, name in self.names.items()}
+        view = {
+            i: f"{name}_b" if self.form[i] in ("full", "last") else f"{name}_r" if self.form[i] == "rows" else name for i, name in self.names.items()
+        }
         found, before = self.layout({"host", "scalar", "rows"}, view)
         streams = [node for node in self.kernel.reads if self.form[node.id] in ("full", "last")]
         size = block_entries(len(streams) + len(self.kernel.results) + len(found.scratch), self.itemsize)
@@ -223,5 +228,3 @@ class _Through(Writer):
 
     def align(self, node: Node, names: tuple[str, ...], base: str | None = None) -> str:  # type: ignore[override]
         return super().align(self._origin(node), names, base)
-
-

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradflow.backends.torch.blocks import Block, Context, shared_key, shared_kind, single_units, writer_of
-from gradflow.backends.torch.donate import Donating
+from gradflow.backends.torch.donate import Donating, shares
 from gradflow.backends.torch.donate import name_of as label
-from gradflow.backends.torch.donate import shares
 from gradflow.backends.torch.emit import DTYPES, Writer, absorbed
 from gradflow.backends.torch.fuse import LARGE, Group, Grouping
 from gradflow.backends.torch.schedule import Guard, Unit, arrange, guards, shared_guard, walk
 from gradflow.backends.torch.sizes import pointers
 from gradflow.backends.torch.statements import INDENT, Line, name_of, render, variable
+
 from gradflow.graph.graph import Node, Region
 
 MOVING = {"source", "element", "draw", "model", "model_vjp", "scan", "item", "choose", "hole"}  # what a value kept from run to run does not read
@@ -74,7 +74,9 @@ def static(context: Context, region: Region, w: Writer) -> list[Node]:
         if node.id in moving and shares(node):
             barred |= {b.id for b in below(node)}
     asked = {b.id: b for node in nodes if node.id in moving for b in below(node) if b.id not in moving}
-    found = [node for node in asked.values() if node.id not in barred and node.op not in ("const", "axis_size") and not w.is_host(node) and kept(node)]
+    found = [
+        node for node in asked.values() if node.id not in barred and node.op not in ("const", "axis_size") and not w.is_host(node) and kept(node)
+    ]
     for node in found:
         below.replaced[node.id] = ()
         context.static.add(node.id)

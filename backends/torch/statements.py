@@ -11,6 +11,7 @@ from gradflow.backends.torch.calls import call_key
 from gradflow.backends.torch.emit import Writer
 from gradflow.backends.torch.fuse import LARGE
 from gradflow.backends.torch.schedule import ALWAYS, Guard, Unit
+
 from gradflow.graph.graph import Node
 from gradflow.language.source import NOWHERE, Span
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"gradflow {version('gradflow')}")
         return FINE
-    return guarded(lambda: dispatch(words[0], words[1:]), traceback)
+    return guarded(lambda: dispatch(words[0], words[1:]), words, traceback)
 
 
 def overview() -> str:
@@ -86,7 +86,7 @@ def dispatch(name: str, words: Sequence[str]) -> int:
     return module.run(parser.parse_args(list(words)))
 
 
-def guarded(action: Callable[[], int], traceback: bool) -> int:
+def guarded(action: Callable[[], int], words: Sequence[str], traceback: bool) -> int:
     """What the action returns; of an exception one sentence on stderr, and the code that it stands for."""
     from gradflow.language.diagnostics import GradflowError
 
@@ -98,7 +98,7 @@ def guarded(action: Callable[[], int], traceback: bool) -> int:
         say(f"error: {error}")
         return USAGE
     except GradflowError as error:
-        report(error.diagnostics, sys.stderr)
+        report(error.diagnostics, sys.stderr, words=words)
         return ERRORS
     except KeyboardInterrupt:
         say("interrupted")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -84,7 +85,8 @@ def row(path: Path, tests: Path | None) -> Evidence:
     kinds = {kind: tuple(d.name for d in definitions if d.kind == kind) for kind in ("pipeline", "claim")}
     files = vector_files(path.stem)
     passing = sum(recorded(file, path) for file in files)
-    properties = property_tests(path.stem, tests)
+    parts = {slug, *slug.split("_")}
+    properties = property_tests(path.stem, {slug, *(d.name for d in definitions if d.name in parts)}, tests)
     return Evidence(int(number), path.stem, title(definitions, slug), parses, kinds["pipeline"], len(files), passing, properties, kinds["claim"])
 
 
@@ -145,13 +147,17 @@ def recorded(file: Path, spec: Path) -> bool:
     )
 
 
-def property_tests(stem: str, tests: Path | None) -> int:
-    """How many test functions with hypothesis or a stated error probability name the method in their file's name."""
+def property_tests(stem: str, names: set[str], tests: Path | None) -> int:
+    """How many test functions in `tests/methods` are about the method: in a file named after it, or naming it or its definition themselves."""
     if tests is None:
         return 0
-    slug = stem.partition("_")[2]
-    files = [file for file in tests.rglob("test_*.py") if file.stem in (f"test_{stem}", f"test_{slug}")]
-    return sum(text.count("\ndef test_") for file in files if "hypothesis" in (text := file.read_text(encoding="utf-8")))
+    wanted = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b")
+    count = 0
+    for file in sorted((tests / "methods").glob("test_*.py")):
+        bodies = re.split(r"^(?=def test_)", file.read_text(encoding="utf-8"), flags=re.M)[1:]
+        own = any(file.stem.removeprefix("test_").startswith(name) for name in (stem, *names))
+        count += len(bodies) if own else sum(bool(wanted.search(body)) for body in bodies)
+    return count
 
 
 # ---- the table

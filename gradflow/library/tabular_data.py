@@ -94,6 +94,8 @@ def bundled_spec(
     for _, extent in axes:
         features *= extent
     facts = {"features": features, "classes": classes} if classes else {"features": features}
+    if per_node is not None:
+        facts["per_node"] = per_node
     return DataSpec(table.name, tuple(counts), fields, load, batch_size(batch), divide, facts)
 
 

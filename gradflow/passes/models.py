@@ -61,7 +61,7 @@ def data_field(e: Elaborator, data: v.Data, split: str, name: str, spec: FieldSp
     if e.context.batch and training and rows is not None and not type_.has("node"):
         if nodes is not None and data.spec.divide is not None:
             mode = "node"
-            share = type_.axes[0].size // nodes if type_.axes[0].size is not None else None
+            share = data.spec.facts.get("per_node") or (type_.axes[0].size // nodes if type_.axes[0].size is not None else None)
             size = data.spec.batch or share
             type_ = Type(type_.base, (Axis("node", nodes), Axis(rows, size), *type_.axes[1:]), type_.target)
         elif data.spec.batch is not None:

@@ -30,7 +30,7 @@ from gradflow.plan import program as p
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts")
-SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro", "prompts"}
+SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro"}
 
 
 @dataclass(eq=False)

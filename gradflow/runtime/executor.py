@@ -43,7 +43,7 @@ class Options:
     """How to run, where the spec does not say or is overruled; None leaves it to the `train` line.
 
     `device`: a torch device, or auto; `steps`: the count of every phase; `precision`: float32, float64, bfloat16; `micro`: pieces that a
-    batch is cut into; `deterministic`: only algorithms that give the same bits every time.
+    batch is cut into; `optimize`: whether anything is simplified and fused; `deterministic`: only algorithms that give the same bits every time.
     """
 
     seed: int | None = None
@@ -54,6 +54,7 @@ class Options:
     precision: str | None = None
     micro: int | None = None
     deterministic: bool = False
+    optimize: bool = True
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -91,7 +92,7 @@ class Run:
         self.store = Store(self.device, real)
         self.batches = Batches(program, self.device, real)
         self.world = World(program, self.store, self.batches)
-        self.regions = Regions(options.backend, self.store.runners, self.device, real, options.compile)
+        self.regions = Regions(options.backend, self.store.runners, self.device, real, options.compile, options.optimize)
         self.clocks = Clocks()
         self.watch = FiniteWatch()
         self.learnt = Learnt()

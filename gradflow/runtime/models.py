@@ -164,9 +164,7 @@ class ModelRunner:
         """A primitive of the library that takes a policy and a record. Lifted axes are looped over: these methods choose their own shapes."""
         if lifted:
             name, rest = lifted[0], lifted[1:]
-            rows = [
-                self._library(method, [leaf[i] for leaf in leaves], _select(args, name, i), options, rest) for i in range(leaves[0].shape[0])
-            ]
+            rows = [self._library(method, [leaf[i] for leaf in leaves], _select(args, name, i), options, rest) for i in range(leaves[0].shape[0])]
             return {key: torch.stack([row[key] for row in rows]) for key in rows[0] if isinstance(rows[0][key], Tensor)}
         record = {name: value for name, (value, _) in args.items()}
         wrapped = _Method(self.module, catalogue()[method])
@@ -212,7 +210,9 @@ class ModelRunner:
 
     def _is_attached(self, params: Tensor) -> bool:
         own = self._attached
-        return own is not None and (own is params or (own.data_ptr() == params.data_ptr() and own.shape == params.shape and own.stride() == params.stride()))
+        return own is not None and (
+            own is params or (own.data_ptr() == params.data_ptr() and own.shape == params.shape and own.stride() == params.stride())
+        )
 
     def _pull(self, tape: _Tape, cotangents: Mapping[str, Tensor], wrt: str, params: Tensor, args: Arguments, last: bool) -> Tensor:
         """One backward pass for everything that the tape was recorded for; the parts not asked for now are kept for the next call."""

@@ -63,12 +63,13 @@ class Lowered:
 class Regions:
     """Lowers on first use. `models` are the runners by name, shared by all regions."""
 
-    def __init__(self, backend: str, models: Mapping[str, Any], device: torch.device, real: torch.dtype, compile_: bool):
+    def __init__(self, backend: str, models: Mapping[str, Any], device: torch.device, real: torch.dtype, compile_: bool, optimize: bool = True):
         self.backend = backend
         self.models = models
         self.device = device
         self.real = real
         self.compile = compile_
+        self.optimize = optimize
         self._lowered: dict[int, Lowered] = {}
 
     def lowered(self, region: Region, donate: bool = False, span: Span = NOWHERE) -> Lowered:
@@ -84,7 +85,7 @@ class Regions:
         module = backend_module(self.backend)
         if self.backend == "reference":
             return module.lower(region, self.models)
-        return module.lower(region, self.models, device=self.device, dtype=self.real, donate=donate, compile=self.compile)
+        return module.lower(region, self.models, device=self.device, dtype=self.real, donate=donate, compile=self.compile, optimize=self.optimize)
 
     def run(self, lowered: Lowered, read: Callable[[Node], Any], span: Span = NOWHERE) -> dict[str, Tensor]:
         """Evaluates a region; `read` gives the value of a source."""

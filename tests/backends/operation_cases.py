@@ -28,7 +28,9 @@ class Maker:
         self.random = numpy.random.default_rng(seed)
         self.inputs: Inputs = {}
 
-    def data(self, name: str, *axes: Axis, base: str = "real", low: float = -2.0, high: float = 2.0, target: Axis | None = None, kind: str = "input") -> Node:
+    def data(
+        self, name: str, *axes: Axis, base: str = "real", low: float = -2.0, high: float = 2.0, target: Axis | None = None, kind: str = "input"
+    ) -> Node:
         shape = tuple(axis.size or {"token": 6, "group": 3}[axis.name] for axis in axes)
         if base == "real":
             value: Any = self.random.uniform(low, high, shape)
@@ -67,7 +69,13 @@ def _elementwise(op: str) -> Callable[[], Case]:
         low, high = {"log": (0.1, 3), "log2": (0.1, 3), "sqrt": (0.1, 3), "log1mexp": (-3, -0.1), "pow": (0.1, 2)}.get(op, (-2, 2))
         base = "bool" if op in ("and", "or", "not") else "real"
         results: dict[str, Any] = {}
-        for name, first, second in (("same", (A, B), (A, B)), ("crossed", (B, A), (C, B)), ("flat", (PARAM,), (PARAM,)), ("rows", (C, PARAM), (C,)), ("last", (C, PARAM), (PARAM,))):
+        for name, first, second in (
+            ("same", (A, B), (A, B)),
+            ("crossed", (B, A), (C, B)),
+            ("flat", (PARAM,), (PARAM,)),
+            ("rows", (C, PARAM), (C,)),
+            ("last", (C, PARAM), (PARAM,)),
+        ):
             x = m.data(f"x_{name}", *first, base=base, low=low, high=high)
             if op == "isfinite":
                 m.inputs["input", f"x_{name}"].flat[:2] = (numpy.nan, numpy.inf)
@@ -83,7 +91,11 @@ def _elementwise(op: str) -> Callable[[], Case]:
         if base == "real" and count == 2:
             n, k = m.data("n", A, base="int", low=1, high=5), m.data("k", A, base="int", low=1, high=5)
             t = m.clock("t", 3)
-            results |= {"whole": m.ops.elementwise(op, n, k), "whole_number": m.ops.elementwise(op, n, 2), "mixed": m.ops.elementwise(op, n, m.data("r", A, low=0.5))}
+            results |= {
+                "whole": m.ops.elementwise(op, n, k),
+                "whole_number": m.ops.elementwise(op, n, 2),
+                "mixed": m.ops.elementwise(op, n, m.data("r", A, low=0.5)),
+            }
             results |= {"host": m.ops.elementwise(op, t, 0.3), "clock": m.ops.elementwise(op, m.data("z", A, low=0.5), t)}
         return m.region(**results)
 
@@ -120,7 +132,11 @@ def reductions(m: Maker) -> Case:
     results |= {f"{op}_n": m.ops.reduce(op, n, ["b"]) for op in ("sum", "prod", "max", "min", "any", "all")}
     results |= {f"{op}_flag": m.ops.reduce(op, flag, ["a"]) for op in ("sum", "prod", "max", "min", "any", "all")}
     results |= {f"{op}_empty": m.ops.reduce(op, empty, ["token"]) for op in ("sum", "max", "min")}
-    results |= {"argmax": m.ops.arg_reduce("argmax", x, "b"), "argmin": m.ops.arg_reduce("argmin", n, "a"), "argflag": m.ops.arg_reduce("argmax", flag, "b")}
+    results |= {
+        "argmax": m.ops.arg_reduce("argmax", x, "b"),
+        "argmin": m.ops.arg_reduce("argmin", n, "a"),
+        "argflag": m.ops.arg_reduce("argmax", flag, "b"),
+    }
     results |= {"cumsum": m.ops.scan_sum(x, "b"), "counts": m.ops.scan_sum(flag, "a")}
     return m.region(**results)
 
@@ -187,7 +203,9 @@ def groups(m: Maker) -> Case:
         results |= {f"{op}_kept": m.ops.segment(op, x, wide, ["token"]), f"{op}_whole": m.ops.segment(op, n, by, ["token"])}
     results |= {"count": m.ops.segment("sum", 1.0, by, ["token"]), "flags": m.ops.segment("sum", flag, by, ["token"])}
     mean = m.ops.elementwise("div", results["sum_open"], results["count"])
-    return m.region(**results, mean=mean, back=m.ops.elementwise("sub", x, m.ops.gather(mean, by, "group")), over_more=m.ops.segment("sum", x, by, ["a", "token"]))
+    return m.region(
+        **results, mean=mean, back=m.ops.elementwise("sub", x, m.ops.gather(mean, by, "group")), over_more=m.ops.segment("sum", x, by, ["a", "token"])
+    )
 
 
 @case
@@ -196,7 +214,11 @@ def order(m: Maker) -> Case:
     results: dict[str, Any] = {}
     for down in (True, False):
         results |= {f"sort_{down}": m.ops.sort(x, "b", down), f"sort_n_{down}": m.ops.sort(n, "d", down), f"rank_{down}": m.ops.rank(n, ("d",), down)}
-        results |= {f"rank_all_{down}": m.ops.rank(x, ("b", "a"), down), f"rank_a_{down}": m.ops.rank(x, ("a",), down), f"rank_flag_{down}": m.ops.rank(flag, ("d",), down)}
+        results |= {
+            f"rank_all_{down}": m.ops.rank(x, ("b", "a"), down),
+            f"rank_a_{down}": m.ops.rank(x, ("a",), down),
+            f"rank_flag_{down}": m.ops.rank(flag, ("d",), down),
+        }
     long = m.ops.elementwise("floor", m.data("long", Axis("e", 1 << 15), high=5))
     return m.region(**results, top=m.ops.top(n, 3, "d", "k"), top_a=m.ops.top(x, 2, "a", "k"), top_long=m.ops.top(long, 20, "e", "k"))
 
@@ -206,7 +228,10 @@ def leaves(m: Maker) -> Case:
     flat, lifted = m.data("flat", PARAM, kind="param"), m.data("lifted", C, PARAM)
     row, col = Axis("row", 4), Axis("col", 5)
     first, second, dot = m.ops.leaf(flat, 0, (row, col)), m.ops.leaf(flat, 20, (Axis("out", 3),)), m.ops.leaf(flat, 23, ())
-    changed = m.ops.pack([m.ops.elementwise("mul", first, 2.0), m.ops.elementwise("neg", second), m.ops.elementwise("add", dot, 1.0)], [(row, col), (Axis("out", 3),), ()])
+    changed = m.ops.pack(
+        [m.ops.elementwise("mul", first, 2.0), m.ops.elementwise("neg", second), m.ops.elementwise("add", dot, 1.0)],
+        [(row, col), (Axis("out", 3),), ()],
+    )
     one, two = m.ops.leaf(lifted, 0, (row, col)), m.ops.leaf(lifted, 20, (Axis("rest", 4),))
     back = m.ops.pack([m.ops.elementwise("exp", m.ops.transpose(one, ["col", "row", "c"])), two], [(row, col), (Axis("rest", 4),)])
     return m.region(first=first, second=second, dot=dot, changed=changed, one=one, back=back)
@@ -227,9 +252,16 @@ def linear_algebra(m: Maker) -> Case:
     results = {f"svd_{part}": call("svd", axes, x, part=part, top=2) for part, axes in (("u", (A, r)), ("s", (r,)), ("v", (B, r)))}
     results |= {f"side_{of.name}": call("singular_vectors", (of, r), x, of=of.name, top=2) for of in (A, B)}
     results |= {"many": call("singular_vectors", (C, B, r), lifted, of="b", top=2), "turned": call("svd", (r, C, A), lifted, part="u", top=2)}
-    results |= {"eigen": call("eigenvalues", (Axis("e", 4),), symmetric), "descending": call("eigenvalues", (Axis("e", 4),), symmetric, descending=True)}
+    results |= {
+        "eigen": call("eigenvalues", (Axis("e", 4),), symmetric),
+        "descending": call("eigenvalues", (Axis("e", 4),), symmetric, descending=True),
+    }
     results |= {"vectors": call("eigenvectors", (size[0], Axis("e", 4)), symmetric), "third": call("eigenvalue", (), symmetric, k=3)}
-    results |= {"last": call("eigenvalue", (), symmetric, k=-1), "norm": call("spectral_norm", (C,), lifted), "inverse": call("pseudo_inverse", (A, B), x)}
+    results |= {
+        "last": call("eigenvalue", (), symmetric, k=-1),
+        "norm": call("spectral_norm", (C,), lifted),
+        "inverse": call("pseudo_inverse", (A, B), x),
+    }
     results |= {"stationary": call("stationary", size[:1], chain), "diagonal": call("with_diagonal", size, square, m.data("d", size[1]))}
     results |= {"zero": call("with_diagonal", size, square, 0.0), "solve": call("solve", (size[1], A), square, m.data("rhs", size[0], A))}
     results |= {"identity": call("identity", size, symmetric)}
@@ -241,7 +273,9 @@ def draws(m: Maker) -> Case:
     seed, tick = m.clock("seed", 7), m.clock("tick", 3)
 
     def draw(dist: str, base: str, axes: tuple[Axis, ...], *inputs: Any, **options: Any) -> Node:
-        return m.ops.make("draw", (seed, tick, *inputs), Type(base, axes), dist=dist, place=f"flow.{dist}.{len(inputs)}", options=tuple(sorted(options.items())))
+        return m.ops.make(
+            "draw", (seed, tick, *inputs), Type(base, axes), dist=dist, place=f"flow.{dist}.{len(inputs)}", options=tuple(sorted(options.items()))
+        )
 
     p, low = m.data("p", A, C, low=0, high=1), m.data("low", A, low=0, high=1)
     return m.region(
@@ -278,11 +312,29 @@ def nested_loops(m: Maker) -> Case:
     total, row, scale = g.fresh("element", Type("real")), g.fresh("element", Type("real", (B,))), g.fresh("element", Type("int"))
     inner_total, entry, inner_scale = g.fresh("element", Type("real")), g.fresh("element", Type("real")), g.fresh("element", Type("int"))
     more = e("add", e("mul", inner_total, 0.5), e("mul", entry, inner_scale))
-    inner = m.ops.make("scan", (total, row, scale), Type("real"), Region((("0", more),), (inner_total, entry, inner_scale)), carries=1, sequences=1, axis="b", backward=False)
+    inner = m.ops.make(
+        "scan",
+        (total, row, scale),
+        Type("real"),
+        Region((("0", more),), (inner_total, entry, inner_scale)),
+        carries=1,
+        sequences=1,
+        axis="b",
+        backward=False,
+    )
     found = m.ops.make("item", (inner,), Type("real"), index=0)
     big = e("gt", found, 0.0)
     chosen = m.ops.choose(big, e("sqrt", found), e("neg", found))
-    outer = m.ops.make("scan", (0.0, table, t), Type("real"), Region((("0", chosen), ("1", found)), (total, row, scale)), carries=1, sequences=1, axis="a", backward=False)
+    outer = m.ops.make(
+        "scan",
+        (0.0, table, t),
+        Type("real"),
+        Region((("0", chosen), ("1", found)), (total, row, scale)),
+        carries=1,
+        sequences=1,
+        axis="a",
+        backward=False,
+    )
     return m.region(final=m.ops.make("item", (outer,), Type("real"), index=0), each=m.ops.make("item", (outer,), Type("real", (A,)), index=1))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.backends.operation_cases import Case, Maker
-
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
+from tests.backends.operation_cases import Case, Maker
 
 WIDE = Axis("param", 5003)
 NODE = Axis("node", 3)
@@ -69,7 +68,10 @@ def view_of_state(m: Maker) -> Case:
     p, g, e = m.data("net", WIDE, kind="param"), m.data("grad", WIDE), m.ops.elementwise
     leaf: Node = m.ops.leaf(p, 0, (Axis("row", 50), Axis("col", 100)))
     first = e("mul", e("add", g, 1.0), 0.5)
-    return m.region(**{"param/net": e("sub", p, first), "product": m.ops.dot(leaf, leaf, ["col"])} | {"tail": m.ops.reduce("sum", m.ops.leaf(p, 5000, (Axis("rest", 3),)), ["rest"])})
+    return m.region(
+        **{"param/net": e("sub", p, first), "product": m.ops.dot(leaf, leaf, ["col"])}
+        | {"tail": m.ops.reduce("sum", m.ops.leaf(p, 5000, (Axis("rest", 3),)), ["rest"])}
+    )
 
 
 def mixed_types(m: Maker) -> Case:

@@ -74,6 +74,8 @@ def test_a_run_leaves_its_folder(run: Run, good: Path, tmp_path: Path) -> None:
 
 def test_runs_that_cannot_start(run: Run, good: Path, bad: Path, tmp_path: Path) -> None:
     assert run("run", bad)[0] == 1
+    code, _, err = run("run", "nope.gflow")
+    assert code == 1 and "^^^^^^^^^^" in err
     assert run("run", good, "--backend", "abacus")[0] == 2
     assert run("run", good, "--steps", "-1")[0] == 2
     assert run("run", good, "--json", "--quiet")[0] == 2

@@ -135,7 +135,9 @@ def test_cutting_the_batch_moves_nothing(pieces: int, lifted: bool, batch: Tenso
 def test_frozen_leaves_get_no_gradient(batch: Tensor) -> None:
     run = runner(frozen="second.bias")
     flat = run.flat()
-    gradient = run.vjp("call", flat, {"x": (batch, (SAMPLE, FEATURE))}, {models.OUTPUT: torch.ones(7, 3, dtype=torch.float64)}, "params", {}, ("param",))
+    gradient = run.vjp(
+        "call", flat, {"x": (batch, (SAMPLE, FEATURE))}, {models.OUTPUT: torch.ones(7, 3, dtype=torch.float64)}, "params", {}, ("param",)
+    )
     assert float(gradient[-3:].abs().max()) == 0 and float(gradient[:-3].abs().min()) > 0
 
 
