@@ -26,12 +26,13 @@ def shares(node: Node) -> bool:
 
 @dataclass
 class Donation:
-    """`written`: node of a kernel -> source whose buffer takes it; `copied`: (source, value that the kernel reads) by kernel; `final`: copies
+    """`written`: node of a kernel -> source whose buffer takes it; `copied`: (source, value that the kernel reads) by kernel; `placed`: results that kernels put in place; `final`: copies
     at the end, result name -> source; `cloned`: results that would show the new value of memory they share; `same`: values that may be the very
     memory of a source, entry for entry (a lazy choice that left it as it is), by the source's id."""
 
     written: dict[int, Node] = field(default_factory=dict)
     copied: dict[int, list[tuple[Node, Node]]] = field(default_factory=dict)
+    placed: dict[str, Node] = field(default_factory=dict)
     final: dict[str, Node] = field(default_factory=dict)
     cloned: set[str] = field(default_factory=set)
     same: dict[int, set[int]] = field(default_factory=dict)
@@ -62,7 +63,9 @@ class Donating:
         pairs = [(name, node, replaced[name]) for name, node in self.region.results if name in replaced and node is not replaced[name]]
         for name, node, source in pairs:
             reason = self._in_kernel(name, node, source)
-            if reason:
+            if reason is None:
+                self.plan.placed[name] = source
+            else:
                 self.plan.final[name] = source
                 if source.type.axes:
                     self.plan.notes.append(FusionNote(False, name, f"made anew and copied into place: {reason}", node.span))

@@ -246,7 +246,8 @@ def cumsum(w: Writer, node: Node) -> str:
 
 
 def dot(w: Writer, node: Node) -> str:
-    return contraction(w, *node.inputs, node.type.names)
+    a, b = node.inputs
+    return contraction(w, a, b, node.type.names)
 
 
 def contraction(w: Writer, a: Node, b: Node, result: Sequence[str]) -> str:

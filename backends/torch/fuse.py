@@ -163,8 +163,8 @@ class Grouping:
     def _sink(self) -> None:
         """Moves a node to the first group that reads it, or to the last of its key where none does, so that its value need not wait in memory."""
         last: dict[Key, int] = {}
-        for i, key in self.key.items():
-            last[key] = max(last.get(key, 0), self.level[i])
+        for i, own in self.key.items():
+            last[own] = max(last.get(own, 0), self.level[i])
         for node in reversed(self.nodes):
             key = self.key.get(node.id)
             if key is None:

@@ -226,5 +226,5 @@ class _Through(Writer):
     def ref(self, node: Node) -> str:
         return super().ref(self._origin(node))
 
-    def align(self, node: Node, names: tuple[str, ...], base: str | None = None) -> str:  # type: ignore[override]
+    def align(self, node: Node, names: tuple[str, ...], base: str | None = None) -> str:
         return super().align(self._origin(node), names, base)

@@ -176,9 +176,8 @@ def loaded(context: Context, w: Writer, nodes: list[Node]) -> list[Line]:
 def returned(context: Context, region: Region, w: Writer) -> list[Line]:
     """Results by name. Those that share memory with a buffer that is replaced only now are copied before."""
     plan, lines, texts = context.plan, [], {}
-    copied = {label(source): w.names[source.id] for pairs in plan.copied.values() for source, _ in pairs}
     for i, (name, node) in enumerate(region.results):
-        texts[name] = copied.get(name) or w.tensor(node)
+        texts[name] = w.names[plan.placed[name].id] if name in plan.placed else w.tensor(node)
         if name in plan.cloned:
             lines.append(Line(f"r{i} = {texts[name]}.clone()"))
             texts[name] = f"r{i}"

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     program = program_of(options.file, options.overrides)
     if program is None:
         return ERRORS
-    from gradflow.plan.render import render, summary
+    from gradflow.views.plan import render, summary
 
     if options.format == "json":
         print(json.dumps(summary(program), indent=2, ensure_ascii=False))

@@ -44,10 +44,6 @@ def run(options: argparse.Namespace) -> int:
     if program is None:
         return ERRORS
     check_python(program, options.allow_python)
-    if options.passes == "all":
-        from gradflow.cli.compile import optimized
-
-        program = optimized(program)
     return carried_out(program, options)
 
 
@@ -66,7 +62,7 @@ def chosen(options: argparse.Namespace) -> Any:
     try:
         return Options(
             seed=options.seed, device=options.device, backend=options.backend, steps=options.steps, compile=options.compile,
-            precision=options.precision, micro=options.micro, deterministic=options.deterministic,
+            precision=options.precision, micro=options.micro, deterministic=options.deterministic, optimize=options.passes == "all",
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -91,7 +87,7 @@ def carried_out(program: Program, options: argparse.Namespace) -> int:
     from gradflow.runtime.executor import Run
     from gradflow.runtime.interrupts import stopping_on_interrupt
     from gradflow.runtime.run_folder import RunFolder
-    from gradflow.runtime.view import follow
+    from gradflow.views.run import follow
 
     settings = chosen(options)
     try:

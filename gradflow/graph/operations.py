@@ -26,6 +26,8 @@ def _divide(a: float, b: float) -> float:
 
 
 def _power(a: float, b: float) -> float:
+    if abs(b) > 64:  # whole numbers would grow without bound
+        a, b = float(a), float(b)
     try:
         result = a**b
     except ZeroDivisionError:
@@ -66,7 +68,7 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., Any]]] = {
     "mul": ("wider", lambda a, b: a * b),
     "div": ("real", _divide),
     "pow": ("real", _power),
-    "mod": ("wider", lambda a, b: a - b * math.floor(_divide(a, b)) if b else math.nan),
+    "mod": ("wider", lambda a, b: a - b * math.floor(_divide(a, b)) if b and math.isfinite(_divide(a, b)) else math.nan),
     "minimum": ("wider", min),
     "maximum": ("wider", max),
     "neg": ("wider", lambda a: -a),
@@ -77,8 +79,8 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., Any]]] = {
     "log2": ("real", lambda x: math.log2(x) if x > 0 else _log(x)),
     "log1mexp": ("real", lambda x: _log(-math.expm1(x))),
     "sqrt": ("real", lambda x: math.sqrt(x) if x >= 0 else math.nan),
-    "sin": ("real", math.sin),
-    "cos": ("real", math.cos),
+    "sin": ("real", lambda x: math.sin(x) if math.isfinite(x) else math.nan),
+    "cos": ("real", lambda x: math.cos(x) if math.isfinite(x) else math.nan),
     "tanh": ("real", math.tanh),
     "sigmoid": ("real", _sigmoid),
     "softplus": ("real", _softplus),

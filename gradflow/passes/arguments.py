@@ -71,8 +71,39 @@ class Arguments:
             return arg.value.id
         return self.e.evaluate(arg.value, self.scope)
 
+    def quantity(self, name: str, default: Any = None) -> Any:
+        """An option that is a number or a tensor."""
+        return self.e.tensor(self.option(name), self.named[name].value) if name in self.named else default
+
+    def needed(self, name: str) -> s.Arg:
+        if name not in self.named:
+            raise mistake(
+                "E0401", self.call.span, f"`{self.function.name}` needs `{name}:`", why=f"it is `{self.function.signature}`", fix=f"add `{name}: ..`"
+            )
+        return self.named[name]
+
+    def axis(self, name: str, value: Node) -> Axis:
+        """The axis of a value that an option names."""
+        arg = self.needed(name)
+        axis = self.e.axis_names(arg.value, self.scope)[0]
+        if not value.type.has(axis):
+            raise mistake(
+                "E0303", arg.value.span, f"{v.kind_name(value)} has no axis `{axis}`", why=f"its axes are {listed(value.type.names) or 'none'}",
+                **suggestion(arg.value.span, axis, value.type.names, "name one of them"),
+            )  # fmt: skip
+        return value.type.axis(axis)
+
+    def count(self, name: str) -> int | None:
+        """A whole number, at least 1, that says how many; None where the option is not there."""
+        value = self.number(name, None)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise mistake(
+                "E0402", self.named[name].value.span, f"`{name}` must be a whole number, at least 1", why=f"this is {v.kind_name(value)}", fix="say how many to keep"
+            )
+        return value
+
     def number(self, name: str, default: Any) -> Any:
-        value = self.option(name, default)
+        value = self.quantity(name, default)
         if isinstance(value, Node):
             raise mistake(
                 "E0311", self.named[name].span, f"`{name}` must be known when the spec is compiled", why=f"this is {v.kind_name(value)}, which is known only when it runs",

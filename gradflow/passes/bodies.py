@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.graph.graph import Node, Region, depends
-from gradflow.graph.types import Axis, Type, union
+from gradflow.graph.types import Axis, AxisConflict, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.calls import bind_parameters, declared_axes, unbuilt
-from gradflow.passes.expressions import NUMBERS, Elaborator
+from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion
+
+
+MOST_PASSES = 1000
 
 
 def is_live(node: Node) -> bool:
@@ -61,8 +64,11 @@ class Body:
             method = getattr(self, f"do_{type(statement).__name__.lower()}", None)
             if method is None:
                 self.misplaced(statement)
-            else:
+                continue
+            try:
                 method(statement, scope or self.scope)
+            except AxisConflict as conflict:
+                raise two_sizes(statement.span, conflict) from None
 
     def misplaced(self, statement: s.Statement) -> None:
         from gradflow.passes.words import statement_word
@@ -209,6 +215,11 @@ class Body:
                 raise mistake(
                     "E0507", statement.axis.size.span, "the number of passes must be a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(count)}",
                     fix="give a number or an `int` parameter; to run along data, name its axis alone: `repeat token { .. }`",
+                )  # fmt: skip
+            if count > MOST_PASSES:
+                raise mistake(
+                    "E0507", statement.axis.size.span, f"a loop has at most {MOST_PASSES} passes, {count} are asked for", why="every pass becomes a piece of the program",
+                    fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
                 )  # fmt: skip
             self.unroll(statement, inner, scope, name, count)
         elif name in scope.axes:

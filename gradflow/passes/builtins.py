@@ -236,7 +236,7 @@ def mean(a: Arguments) -> Any:
 @builtin(f"variance(x, {REDUCE}, ddof: n)", "The mean squared distance from the mean, divided by n - ddof (0 unless said).", "reduction")
 def variance(a: Arguments) -> Any:
     x = a.tensor(0)
-    less = a.option("ddof", 0)
+    less = a.quantity("ddof", 0)
     e = a.e
     if a.has("by"):
         center = mean_by(a, x)

@@ -94,9 +94,9 @@ def subset(a: Arguments) -> Any:
     for axis in axes:
         total = a.e.ops.elementwise("mul", total, axis.size if axis.size is not None else length(a, axis.name))
     if a.has("count"):
-        number = a.option("count")
+        number = a.quantity("count")
     else:
-        number = a.e.ops.elementwise("maximum", a.e.ops.elementwise("round", a.e.ops.elementwise("mul", a.option("share", 1), total)), 1)
+        number = a.e.ops.elementwise("maximum", a.e.ops.elementwise("round", a.e.ops.elementwise("mul", a.quantity("share", 1), total)), 1)
     if number == total:
         return True
     order = a.e.ops.rank(draw(a, "uniform", Type("real", axes)), names, False)

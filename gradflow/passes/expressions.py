@@ -46,6 +46,12 @@ class Context:
     draws: dict[str, Any] = field(default_factory=dict)
 
 
+def two_sizes(span: Span, conflict: AxisConflict) -> Mistake:
+    return mistake(
+        "E0302", span, f"{conflict}", why="axes of one name are matched entry by entry", fix="if they are not the same axis, `rename` it on one side: `rename(x, row: other)`"
+    )
+
+
 class Elaborator:
     """The state of one elaboration: graph, diagnostics, and the context of the moment. `home` is the file that is checked."""
 
@@ -53,6 +59,7 @@ class Elaborator:
         sys.setrecursionlimit(max(sys.getrecursionlimit(), FRAMES))
         self.home = home
         self.anchors: list[Span] = []
+        self.places: dict[int, Span] = {}  # of the stages of a chain that stands in another file: the place here that names the chain
         self.graph = Graph()
         self.ops = Operations(self.graph)
         self.report = report or Report()
@@ -146,10 +153,7 @@ class Elaborator:
         try:
             return method(node, scope)
         except AxisConflict as conflict:
-            raise mistake(
-                "E0302", node.span, f"{conflict}", why="axes of one name are matched entry by entry",
-                fix="if they are not the same axis, `rename` it on one side: `rename(x, row: other)`",
-            ) from None
+            raise two_sizes(node.span, conflict) from None
         finally:
             self.ops.span = before
 
@@ -301,10 +305,14 @@ class Elaborator:
         return chain_value(self, node, scope)
 
     def _guarded(self, node: s.Guarded, scope: Scope) -> Any:
-        return v.OnlyOn(self.evaluate(node.stage, scope), node.pattern, scope)
+        from gradflow.passes.stages import stage_value
+
+        return v.OnlyOn(stage_value(self, node.stage, scope), node.pattern, scope)
 
     def _alternatives(self, node: s.Alternatives, scope: Scope) -> Any:
-        return v.FirstFitting(tuple(self.evaluate(option, scope) for option in node.options), node.span)
+        from gradflow.passes.stages import stage_value
+
+        return v.FirstFitting(tuple(stage_value(self, option, scope) for option in node.options), node.span)
 
     def _field(self, node: s.Field, scope: Scope) -> Any:
         if isinstance(node.value, s.Name) and not scope.local(node.value.id)[0]:
@@ -407,6 +415,8 @@ class Elaborator:
     def axis_names(self, node: s.Expr, scope: Scope, value: Any = None) -> tuple[str, ...]:
         """The axes that `over: e` names: `token`, `[pair, token]`, or the axes of another value (`inner.param`)."""
         items = [item.value for item in node.items] if isinstance(node, s.ListOf) else [node]
+        if not items:
+            raise mistake("E0306", node.span, "an axis name is needed here", why="an empty list names no axis", fix="name one: `over: token`")
         names: list[str] = []
         for item in items:
             if isinstance(item, s.Name):

@@ -246,6 +246,14 @@ def describe(stage: Any) -> str:
     return stage.name
 
 
+def named_here(e: Elaborator, value: Any) -> None:
+    """Remembers for the stages of a library's chain where this file names the chain, since a flow forgets which chain they came in."""
+    for stage in value.stages if isinstance(value, v.ChainOf) else ():
+        if getattr(stage, "span", value.span).file != e.home:
+            e.places[id(stage)] = e.places.get(id(value)) or value.span
+        named_here(e, stage)
+
+
 def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) -> ElaboratedFlow:
     if statement.per is not None:
         raise unbuilt(statement.targets[0].span, "`flow .. per axis` cannot run yet", f"leave out `per {statement.per}`")
@@ -272,6 +280,7 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
                 fix="`flow net over ring(16): ..`",
             )  # fmt: skip
     value = e.evaluate(statement.value, scope)
+    named_here(e, value)
     chain = flatten(value) if isinstance(value, v.ChainOf) else [value]
     for stage in chain:
         if isinstance(stage, v.Stage) and stage.kind == "exchange":

@@ -25,9 +25,8 @@ def matrix(a: Arguments, place: int = 0) -> Node:
 @builtin("singular_vectors(x, of: axis, top: k)", "The leading k singular vectors of one side, [of, r]; signs such that the largest entry of each left vector is positive.", "linear algebra")
 def singular_vectors(a: Arguments) -> Any:
     x = matrix(a)
-    axis = a.e.axis_names(a.named["of"].value, a.scope)[0]
-    count = a.number("top", None)
-    size = x.type.axis(axis).size
+    axis, size = a.axis("of", x)
+    count = a.count("top")
     smaller = min((n.size for n in x.type.axes[-2:] if n.size is not None), default=None)
     count = smaller if count is None else count if smaller is None else min(count, smaller)
     type_ = Type("real", (*x.type.axes[:-2], Axis(axis, size), Axis("r", count)))
@@ -38,7 +37,7 @@ def singular_vectors(a: Arguments) -> Any:
 def svd(a: Arguments) -> Any:
     x = matrix(a)
     row, col = x.type.axes[-2:]
-    count = a.number("top", None)
+    count = a.count("top")
     smaller = min((n.size for n in (row, col) if n.size is not None), default=None)
     rank = Axis("r", smaller if count is None else count if smaller is None else min(count, smaller))
     lifted = x.type.axes[:-2]
@@ -58,6 +57,10 @@ def eigenvalue(a: Arguments) -> Any:
     x = matrix(a)
     tree = a.places[1].value
     k = -1 if getattr(tree, "id", "") == "last" else a.raw(1)
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise mistake(
+            "E0301", tree.span, f"which eigenvalue is a whole number or `last`, this is {v.kind_name(k)}", why="they are counted from the smallest, 1", fix="`eigenvalue(x, 2)`"
+        )
     values = linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
     size = x.type.axes[-1].size
     place: Any = k - 1 if k > 0 else (size - 1 if size is not None else a.e.ops.elementwise("sub", a.e.ops.axis_size("eigen", values), 1))

@@ -175,6 +175,13 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
         if key in bound:
             raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
         value = argument(e, params[key].param, arg.value, scope)
+        wanted = [option.base for option in params[key].param.type.options] if params[key].param.type is not None else []
+        if "model" in wanted and not isinstance(value, v.Model) and value is not v.NONE or "data" in wanted and not isinstance(value, v.Data):
+            what = "model" if "model" in wanted else "data set"
+            raise mistake(
+                "E0402", arg.value.span, f"`{key}` cannot be {v.kind_name(value)}", label=f"a {what} is needed", why=f"`{name}` works on a declared {what}",
+                fix=f"give the name of a {what} of the pipeline",
+            )  # fmt: skip
         value = {v.NONE: None}.get(value, value) if isinstance(value, type(v.NONE)) else value
         if key == variadic:
             rest.append(value)

@@ -215,7 +215,9 @@ class PipelineElaborator:
         if head == "free":
             return self.free_model(name, tree, scope, statement)  # type: ignore[arg-type]
         if head == "copy":
-            found, other = scope.local(tree.args[0].value.id) if isinstance(tree.args[0].value, s.Name) else (False, None)  # type: ignore[union-attr]
+            first = tree.args[0].value if tree.args else None  # type: ignore[union-attr]
+            found, other = scope.local(first.id) if isinstance(first, s.Name) else (False, None)
+            other = self.e.force(other)
             if not found or not isinstance(other, v.Model):
                 raise mistake("E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`")
             self.models[name] = p.ModelPlan(name, other.spec, (), other.name, None, other.free is not None, statement.span)

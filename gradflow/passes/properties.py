@@ -186,6 +186,8 @@ def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Sc
     if name in GRAPH:
         _check_graph(e, statement, tree, scope, name)
         return
+    if not tree.args:
+        raise mistake("E0401", tree.span, f"`{name}` is asked of something", why="the value comes first", fix=f"`require {name}(compress)`")
     value = e.evaluate(tree.args[0].value, scope)
     if isinstance(value, v.Missing) or not isinstance(value, v.STAGES):
         return

@@ -17,6 +17,7 @@ from gradflow.passes.bodies import Body
 from gradflow.passes.calls import declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
 
 
@@ -95,8 +96,9 @@ class StageBody(Body):
     def call_special(self, node: s.Call, scope: Scope) -> tuple[bool, Any]:
         """Calls that mean something only inside a stage: `grad(at: ..)`, `step(g)`, `mix(x)`."""
         name = node.callee.id if isinstance(node.callee, s.Name) else ""
-        named = {arg.name: arg.value for arg in node.args if arg.name}
-        places = [arg.value for arg in node.args if arg.name is None]
+        if name not in SPECIAL_CALLS:
+            return False, None
+        named, places = special_arguments(node, name)
         if name == "grad":
             point = self.e.tensor(self.e.evaluate(named["at"], scope)) if "at" in named else None
             fresh = 1 if "fresh" in named and self.e.evaluate(named["fresh"], scope) is True else 0
@@ -423,6 +425,26 @@ class StageBody(Body):
     def call_index(self, node: s.Call) -> int:
         """Calls are told apart by their place in the text."""
         return node.span.offset
+
+
+SPECIAL_CALLS: dict[str, tuple[int, tuple[str, ...]]] = {"grad": (0, ("at", "per", "fresh")), "step": (1, ()), "mix": (1, ())}
+
+
+def special_arguments(node: s.Call, name: str) -> tuple[dict[str, s.Expr], list[s.Expr]]:
+    """Named and other arguments of `grad(..)`, `step(..)` and `mix(..)`."""
+    wanted, options = SPECIAL_CALLS[name]
+    places = [arg.value for arg in node.args if arg.name is None]
+    if len(places) != wanted:
+        why, fix = ("`grad(at: x)` takes options alone", "name it: `at: ..`") if name == "grad" else (f"it is `{name}(g)`", "give it what flows: `grad`, say")
+        raise mistake("E0401", node.span, f"`{name}` takes {wanted} value{'s' * (wanted != 1)}, {len(places)} given", why=why, fix=fix)
+    for arg in node.args:
+        if arg.name and arg.name not in options:
+            place = head(arg.span, arg.name)
+            why = f"its options are {listed(options)}" if options else "it has no options"
+            raise mistake("E0404", place, f"`{name}` has no option `{arg.name}`", why=why, **suggestion(place, arg.name, options, "remove it"))
+        if arg.name == "per":
+            raise unbuilt(arg.span, "gradients per sample cannot run yet", "leave out `per:`")
+    return {arg.name: arg.value for arg in node.args if arg.name}, places
 
 
 def leading_param(tree: s.Expr) -> list[tuple[int, s.Expr]] | None:

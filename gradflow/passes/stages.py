@@ -146,14 +146,19 @@ def chain_value(e: Elaborator, node: s.Chain, scope: Scope) -> v.ChainOf:
         if place == 0 and not is_stage(e, tree, scope):
             stages.append(v.Live(tree, scope))
             continue
-        value = applied(e, e.evaluate(tree, scope), tree.span)
-        if not isinstance(value, v.STAGES):
-            raise mistake(
-                "E0515", tree.span, f"{v.kind_name(value)} cannot stand in a flow", why="after the objective come an estimator, projections, an exchange and an update",
-                fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
-            )  # fmt: skip
-        stages.append(value)
+        stages.append(stage_value(e, tree, scope))
     return v.ChainOf(tuple(stages), node.span)
+
+
+def stage_value(e: Elaborator, tree: s.Expr, scope: Scope) -> Any:
+    """The stage that an expression is."""
+    value = applied(e, e.evaluate(tree, scope), tree.span)
+    if isinstance(value, v.STAGES):
+        return value
+    raise mistake(
+        "E0515", tree.span, f"{v.kind_name(value)} cannot stand in a flow", why="after the objective come an estimator, projections, an exchange and an update",
+        fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
+    )  # fmt: skip
 
 
 def is_stage(e: Elaborator, tree: s.Expr, scope: Scope) -> bool:
@@ -212,13 +217,15 @@ class FlowBuilder:
         return replace(up, at=at)
 
     def stage(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
-        with self.e.anchoring(getattr(stage, "span", NOWHERE)):
+        with self.e.anchoring(self.e.places.get(id(stage)) or getattr(stage, "span", NOWHERE)):
             return self.one(stage, up, bundle, below, path)
 
     def one(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
         up = self.noted(up, bundle, path)
         if isinstance(stage, v.ChainOf):
             return self.chain(flatten(stage), up, bundle, below, path + ".")
+        if isinstance(stage, v.Live):
+            return self.one(stage_value(self.e, stage.tree, stage.scope), up, bundle, below, path)
         if isinstance(stage, v.BuiltinStage):
             return below(up, bundle)
         if isinstance(stage, v.FirstFitting):

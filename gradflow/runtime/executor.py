@@ -25,6 +25,7 @@ import gradflow
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
 from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
+from gradflow.plan.rewriting import optimized
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import write_checkpoint
@@ -81,7 +82,8 @@ class Run:
     """One run. `inputs`: values of the pipeline's inputs, or functions of the tick; `folder`: where checkpoints go (none are written without)."""
 
     def __init__(self, program: Program, options: Options = Options(), inputs: Mapping[str, Any] | None = None, folder: Path | None = None):
-        self.program, self.options, self.folder = program, options, folder
+        self.program = optimized(program) if options.optimize and options.backend != "reference" else program
+        self.options, self.folder = options, folder
         self.inputs = dict(inputs or {})
         self.device = pick_device(options.device)
         settings = program.phases[0].settings if program.phases else {}
@@ -90,8 +92,8 @@ class Run:
         self.seed = options.seed if options.seed is not None else settings.get("seed", 0)
         real = PRECISIONS[self.precision]
         self.store = Store(self.device, real)
-        self.batches = Batches(program, self.device, real)
-        self.world = World(program, self.store, self.batches)
+        self.batches = Batches(self.program, self.device, real)
+        self.world = World(self.program, self.store, self.batches)
         self.regions = Regions(options.backend, self.store.runners, self.device, real, options.compile, options.optimize)
         self.clocks = Clocks()
         self.watch = FiniteWatch()

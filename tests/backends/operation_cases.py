@@ -112,10 +112,15 @@ def where_choices(m: Maker) -> Case:
     bad = m.ops.elementwise("log", m.ops.elementwise("sub", x, 5.0))
     flag = m.ops.elementwise("gt", t, 2)
     return m.region(
-        both=m.ops.where(c, x, y), numbers=m.ops.where(c, 1.0, 0.0), whole=m.ops.where(c, n, 0), mixed=m.ops.where(c, n, 0.5),
-        selected=m.ops.where(m.ops.elementwise("gt", x, 9.0), bad, 0.0), truth=m.ops.where(c, c, False), by_clock=m.ops.where(flag, x, y),
+        both=m.ops.where(c, x, y),
+        numbers=m.ops.where(c, 1.0, 0.0),
+        whole=m.ops.where(c, n, 0),
+        mixed=m.ops.where(c, n, 0.5),
+        selected=m.ops.where(m.ops.elementwise("gt", x, 9.0), bad, 0.0),
+        truth=m.ops.where(c, c, False),
+        by_clock=m.ops.where(flag, x, y),
         flat=m.ops.where(m.data("f", PARAM, base="bool"), m.ops.elementwise("exp", m.data("p", PARAM)), 2.0),
-    )  # fmt: skip
+    )
 
 
 @case
@@ -146,9 +151,13 @@ def sums_of_products(m: Maker) -> Case:
     x, y, z = m.data("x", PARAM), m.data("y", PARAM), m.data("z", C, PARAM)
     e, r = m.ops.elementwise, m.ops.reduce
     return m.region(
-        norm=e("sqrt", r("sum", e("mul", x, x), ["param"])), square=r("sum", e("pow", y, 2), ["param"]), product=r("sum", e("mul", x, y), ["param"]),
-        absolute=r("sum", e("abs", z), ["param"]), rows=r("sum", e("mul", z, z), ["param"]), columns=r("sum", e("mul", z, z), ["c"]),
-    )  # fmt: skip
+        norm=e("sqrt", r("sum", e("mul", x, x), ["param"])),
+        square=r("sum", e("pow", y, 2), ["param"]),
+        product=r("sum", e("mul", x, y), ["param"]),
+        absolute=r("sum", e("abs", z), ["param"]),
+        rows=r("sum", e("mul", z, z), ["param"]),
+        columns=r("sum", e("mul", z, z), ["c"]),
+    )
 
 
 @case
@@ -157,9 +166,18 @@ def contractions(m: Maker) -> Case:
     n, s = m.data("n", B, A, base="int", low=0, high=5), m.data("s", C)
     dot = m.ops.dot
     return m.region(
-        product=dot(x, y, ["b"]), turned=dot(y, x, ["b"]), vector=dot(x, u, ["b"]), left=dot(u, y, ["b"]), inner=dot(u, v, ["b"]), outer=dot(u, s, []),
-        batched=dot(x, z, ["b"]), both=dot(x, z, ["a", "b"]), whole=dot(n, x, ["a", "b"]), shared=dot(x, u, []), alone=dot(x, s, ["a", "c"]),
-    )  # fmt: skip
+        product=dot(x, y, ["b"]),
+        turned=dot(y, x, ["b"]),
+        vector=dot(x, u, ["b"]),
+        left=dot(u, y, ["b"]),
+        inner=dot(u, v, ["b"]),
+        outer=dot(u, s, []),
+        batched=dot(x, z, ["b"]),
+        both=dot(x, z, ["a", "b"]),
+        whole=dot(n, x, ["a", "b"]),
+        shared=dot(x, u, []),
+        alone=dot(x, s, ["a", "c"]),
+    )
 
 
 @case
@@ -168,12 +186,24 @@ def axes(m: Maker) -> Case:
     t = m.clock("t", 4)
     unknown = m.ops.expand(2.5, (TOKEN,))
     return m.region(
-        turned=m.ops.transpose(x, ["b", "a"]), repeated=m.ops.expand(x, (C, B, A)), number=m.ops.expand(1.5, (A, C)), clock=m.ops.expand(t, (B,)),
-        renamed=m.ops.elementwise("add", m.ops.rename(x, {"a": "c2"}), x), size=m.ops.axis_size("token", n), range=m.ops.range(TOKEN, k),
-        like=m.ops.elementwise("mul", unknown, k), alone=unknown, counted=m.ops.elementwise("div", m.ops.reduce("sum", k, ["token"]), m.ops.axis_size("token", n)),
-        slice=m.ops.slice(x, "b", 1, 3), tail=m.ops.slice(x, "a", -2, None), fixed=m.ops.range(A), hot=m.ops.one_hot(m.index("i", C, A), C),
-        hot_open=m.ops.one_hot(n, GROUP), stack=m.ops.stack([x, 1.0, m.data("w", B)], "d"), numbers=m.ops.stack([1.0, t, 0.5], "d"),
-    )  # fmt: skip
+        turned=m.ops.transpose(x, ["b", "a"]),
+        repeated=m.ops.expand(x, (C, B, A)),
+        number=m.ops.expand(1.5, (A, C)),
+        clock=m.ops.expand(t, (B,)),
+        renamed=m.ops.elementwise("add", m.ops.rename(x, {"a": "c2"}), x),
+        size=m.ops.axis_size("token", n),
+        range=m.ops.range(TOKEN, k),
+        like=m.ops.elementwise("mul", unknown, k),
+        alone=unknown,
+        counted=m.ops.elementwise("div", m.ops.reduce("sum", k, ["token"]), m.ops.axis_size("token", n)),
+        slice=m.ops.slice(x, "b", 1, 3),
+        tail=m.ops.slice(x, "a", -2, None),
+        fixed=m.ops.range(A),
+        hot=m.ops.one_hot(m.index("i", C, A), C),
+        hot_open=m.ops.one_hot(n, GROUP),
+        stack=m.ops.stack([x, 1.0, m.data("w", B)], "d"),
+        numbers=m.ops.stack([1.0, t, 0.5], "d"),
+    )
 
 
 @case
@@ -184,13 +214,25 @@ def places(m: Maker) -> Case:
     t, g = m.clock("t", 2), m.ops.gather
     d, like = m.data("d", A, Axis("d", 7), C), (A, B, C)
     return m.region(
-        plain=g(x, i, "b"), shared=g(x, j, "b"), label=g(x, k, "b"), vector=g(y, i, "b"), own=g(x, own, "b"), point=g(x, point, "b"),
-        point_vector=g(y, point, "b"), clock=g(x, t, "b"), last=g(x, m.ops.constant(-1), "b"),
-        scatter=m.ops.scatter_add(d, i, B, like), scatter_shared=m.ops.scatter_add(d, j, B, like), scatter_label=m.ops.scatter_add(m.data("e", A, C), k, B, like),
-        scatter_vector=m.ops.scatter_add(m.data("f", Axis("d", 7)), i, B, (B,)), scatter_narrow=m.ops.scatter_add(m.data("h", A), j, B, like),
-        scatter_clock=m.ops.scatter_add(m.data("l", A, C), t, B, like), turned=m.ops.scatter_add(d, j, B, (C, B, A)),
-        rowwise=g(m.data("table", A, B), j, "b"), rowwise_back=m.ops.scatter_add(m.data("o", A, Axis("d", 7)), j, B, (A, B)),
-    )  # fmt: skip
+        plain=g(x, i, "b"),
+        shared=g(x, j, "b"),
+        label=g(x, k, "b"),
+        vector=g(y, i, "b"),
+        own=g(x, own, "b"),
+        point=g(x, point, "b"),
+        point_vector=g(y, point, "b"),
+        clock=g(x, t, "b"),
+        last=g(x, m.ops.constant(-1), "b"),
+        scatter=m.ops.scatter_add(d, i, B, like),
+        scatter_shared=m.ops.scatter_add(d, j, B, like),
+        scatter_label=m.ops.scatter_add(m.data("e", A, C), k, B, like),
+        scatter_vector=m.ops.scatter_add(m.data("f", Axis("d", 7)), i, B, (B,)),
+        scatter_narrow=m.ops.scatter_add(m.data("h", A), j, B, like),
+        scatter_clock=m.ops.scatter_add(m.data("l", A, C), t, B, like),
+        turned=m.ops.scatter_add(d, j, B, (C, B, A)),
+        rowwise=g(m.data("table", A, B), j, "b"),
+        rowwise_back=m.ops.scatter_add(m.data("o", A, Axis("d", 7)), j, B, (A, B)),
+    )
 
 
 @case
@@ -279,11 +321,19 @@ def draws(m: Maker) -> Case:
 
     p, low = m.data("p", A, C, low=0, high=1), m.data("low", A, low=0, high=1)
     return m.region(
-        uniform=draw("uniform", "real", (A, B)), between=draw("uniform", "real", (A, B), low, 3.0), normal=draw("normal", "real", (A, B)), number=draw("normal", "real", ()),
-        scaled=draw("normal", "real", (B, A), low, 0.1), whole=draw("uniform_int", "int", (A, B), 2, 9), coin=draw("bernoulli", "bool", (A, B), low),
-        category=draw("categorical", "int", (A,), p, axis="c"), many=draw("categorical", "int", (A, B), p, axis="c"), subset=draw("subset", "bool", (A, B), axis="a", count=2),
-        counted=draw("subset", "bool", (A, B), m.ops.constant(3), axis="b"), by_size=m.ops.elementwise("add", draw("normal", "real", (TOKEN,)), m.data("x", TOKEN)),
-    )  # fmt: skip
+        uniform=draw("uniform", "real", (A, B)),
+        between=draw("uniform", "real", (A, B), low, 3.0),
+        normal=draw("normal", "real", (A, B)),
+        number=draw("normal", "real", ()),
+        scaled=draw("normal", "real", (B, A), low, 0.1),
+        whole=draw("uniform_int", "int", (A, B), 2, 9),
+        coin=draw("bernoulli", "bool", (A, B), low),
+        category=draw("categorical", "int", (A,), p, axis="c"),
+        many=draw("categorical", "int", (A, B), p, axis="c"),
+        subset=draw("subset", "bool", (A, B), axis="a", count=2),
+        counted=draw("subset", "bool", (A, B), m.ops.constant(3), axis="b"),
+        by_size=m.ops.elementwise("add", draw("normal", "real", (TOKEN,)), m.data("x", TOKEN)),
+    )
 
 
 @case
@@ -336,39 +386,3 @@ def nested_loops(m: Maker) -> Case:
         backward=False,
     )
     return m.region(final=m.ops.make("item", (outer,), Type("real"), index=0), each=m.ops.make("item", (outer,), Type("real", (A,)), index=1))
-
-
-@case
-def lazy(m: Maker) -> Case:
-    x, y, t, flag = m.data("x", A, B), m.data("y", A, B), m.clock("t", 5), m.data("flag", base="bool")
-    e = m.ops.elementwise
-    first = e("eq", e("mod", t, 5), 0)
-    shared = e("exp", x)
-    a = m.ops.choose(first, e("mul", shared, 2.0), y)
-    b = m.ops.choose(first, e("add", shared, 1.0), e("sub", y, 1.0))
-    nested = m.ops.choose(flag, m.ops.choose(first, e("log", e("abs", x)), y), e("sin", y))
-    after = m.ops.choose(first, e("mul", a, 3.0), e("mul", a, 5.0))
-    number = m.ops.choose(first, e("mul", t, 2), 1)
-    return m.region(a=a, b=b, nested=nested, after=after, number=e("mul", x, number), mixed=m.ops.choose(flag, x, 0.0), clock=number)
-
-
-@case
-def adaptive_step(m: Maker) -> Case:
-    """Every pattern of the kernels at once: interpolation, products, quotients, clipping by a norm, selection, rounding."""
-    p, g, first, second = (m.data(n, PARAM, kind=kind) for n, kind in (("p", "param"), ("g", "input"), ("m", "state"), ("v", "state")))
-    m.inputs["state", "v"] = abs(m.inputs["state", "v"])
-    t, e, lr = m.clock("t", 4), m.ops.elementwise, m.data("lr", low=0.01, high=0.1)
-    norm = e("sqrt", m.ops.reduce("sum", e("mul", g, g), ["param"]))
-    clipped = e("mul", g, e("minimum", 1.0, e("div", 1.0, norm)))
-    m1 = e("add", e("mul", 0.9, first), e("mul", 0.1, clipped))
-    v1 = e("add", e("mul", 0.99, second), e("mul", 0.01, e("pow", clipped, 2)))
-    hat = e("div", m1, e("sub", 1.0, e("pow", 0.9, t)))
-    step = e("div", hat, e("add", e("sqrt", v1), 1e-8))
-    gate = m.ops.where(e("gt", e("mul", hat, clipped), 0.0), 1.0, 0.5)
-    whole = e("div", e("floor", e("add", e("mul", step, 64.0), 0.5)), 64.0)
-    after = e("sub", e("mul", p, e("sub", 1.0, e("mul", lr, 0.01))), e("mul", lr, e("mul", gate, whole)))
-    return m.region(**{"param/p": after, "state/m": m1, "state/v": v1, "norm": norm})
-
-
-def regions() -> dict[str, Callable[[], Case]]:
-    return CASES

@@ -1,10 +1,13 @@
-"""Regions with large axes: what the kernels are tried on. Sizes are no multiples of a block."""
+"""Regions of several operations: lazy choices, an update with everything in it, and what the kernels are tried on.
+
+The kernels' sizes are no multiples of a block.
+"""
 
 from __future__ import annotations
 
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
-from tests.backends.operation_cases import Case, Maker
+from tests.backends.operation_cases import PARAM, A, B, Case, Maker, case
 
 WIDE = Axis("param", 5003)
 NODE = Axis("node", 3)
@@ -82,13 +85,65 @@ def mixed_types(m: Maker) -> Case:
     levels = e("round", e("mul", x, 7.0))
     chosen = w(e("and", flag, e("gt", x, y)), n, e("neg", n))
     return m.region(
-        quantized=e("div", levels, 7.0), levels=levels, masked=e("mul", x, flag), counted=e("add", e("mul", n, 2), 1), chosen=chosen, signs=signs,
-        mixed=e("add", e("mul", 0.5, n), e("mul", x, y)), logic=e("or", e("not", flag), e("le", n, 1)), less=e("lt", n, x), soft=e("softplus", e("minimum", x, 1.0)),
-        turned=e("sub", 1.0, e("exp", x)), inverse=e("div", 1.0, e("add", 3.0, y)), power=e("pow", 2.0, x), rest=e("mod", x, 0.75), held=e("mul", e("floor", x), y),
-        quotient=e("sub", x, e("div", e("mul", 0.3, y), e("mul", e("add", x, 5.0), e("add", y, 7.0)))), three=e("add", x, e("mul", e("mul", x, y), e("exp", x))),
-        negated=e("sub", e("neg", e("mul", x, y)), e("neg", x)), lerp_like=e("add", e("mul", 0.3, x), e("mul", 0.8, y)), same=e("add", x, x), stopped=e("stop", e("sin", x)),
-        clamped=e("maximum", 0.25, e("minimum", e("cos", x), 0.75)), largest=e("maximum", x, y), whole=e("minimum", n, 3), signed=w(flag, 1, -1), truth=w(flag, e("gt", x, 0.0), False),
-    )  # fmt: skip
+        quantized=e("div", levels, 7.0),
+        levels=levels,
+        masked=e("mul", x, flag),
+        counted=e("add", e("mul", n, 2), 1),
+        chosen=chosen,
+        signs=signs,
+        mixed=e("add", e("mul", 0.5, n), e("mul", x, y)),
+        logic=e("or", e("not", flag), e("le", n, 1)),
+        less=e("lt", n, x),
+        soft=e("softplus", e("minimum", x, 1.0)),
+        turned=e("sub", 1.0, e("exp", x)),
+        inverse=e("div", 1.0, e("add", 3.0, y)),
+        power=e("pow", 2.0, x),
+        rest=e("mod", x, 0.75),
+        held=e("mul", e("floor", x), y),
+        quotient=e("sub", x, e("div", e("mul", 0.3, y), e("mul", e("add", x, 5.0), e("add", y, 7.0)))),
+        three=e("add", x, e("mul", e("mul", x, y), e("exp", x))),
+        negated=e("sub", e("neg", e("mul", x, y)), e("neg", x)),
+        lerp_like=e("add", e("mul", 0.3, x), e("mul", 0.8, y)),
+        same=e("add", x, x),
+        stopped=e("stop", e("sin", x)),
+        clamped=e("maximum", 0.25, e("minimum", e("cos", x), 0.75)),
+        largest=e("maximum", x, y),
+        whole=e("minimum", n, 3),
+        signed=w(flag, 1, -1),
+        truth=w(flag, e("gt", x, 0.0), False),
+    )
+
+
+@case
+def lazy(m: Maker) -> Case:
+    x, y, t, flag = m.data("x", A, B), m.data("y", A, B), m.clock("t", 5), m.data("flag", base="bool")
+    e = m.ops.elementwise
+    first = e("eq", e("mod", t, 5), 0)
+    shared = e("exp", x)
+    a = m.ops.choose(first, e("mul", shared, 2.0), y)
+    b = m.ops.choose(first, e("add", shared, 1.0), e("sub", y, 1.0))
+    nested = m.ops.choose(flag, m.ops.choose(first, e("log", e("abs", x)), y), e("sin", y))
+    after = m.ops.choose(first, e("mul", a, 3.0), e("mul", a, 5.0))
+    number = m.ops.choose(first, e("mul", t, 2), 1)
+    return m.region(a=a, b=b, nested=nested, after=after, number=e("mul", x, number), mixed=m.ops.choose(flag, x, 0.0), clock=number)
+
+
+@case
+def adaptive_step(m: Maker) -> Case:
+    """Every pattern of the kernels at once: interpolation, products, quotients, clipping by a norm, selection, rounding."""
+    p, g, first, second = (m.data(n, PARAM, kind=kind) for n, kind in (("p", "param"), ("g", "input"), ("m", "state"), ("v", "state")))
+    m.inputs["state", "v"] = abs(m.inputs["state", "v"])
+    t, e, lr = m.clock("t", 4), m.ops.elementwise, m.data("lr", low=0.01, high=0.1)
+    norm = e("sqrt", m.ops.reduce("sum", e("mul", g, g), ["param"]))
+    clipped = e("mul", g, e("minimum", 1.0, e("div", 1.0, norm)))
+    m1 = e("add", e("mul", 0.9, first), e("mul", 0.1, clipped))
+    v1 = e("add", e("mul", 0.99, second), e("mul", 0.01, e("pow", clipped, 2)))
+    hat = e("div", m1, e("sub", 1.0, e("pow", 0.9, t)))
+    step = e("div", hat, e("add", e("sqrt", v1), 1e-8))
+    gate = m.ops.where(e("gt", e("mul", hat, clipped), 0.0), 1.0, 0.5)
+    whole = e("div", e("floor", e("add", e("mul", step, 64.0), 0.5)), 64.0)
+    after = e("sub", e("mul", p, e("sub", 1.0, e("mul", lr, 0.01))), e("mul", lr, e("mul", gate, whole)))
+    return m.region(**{"param/p": after, "state/m": m1, "state/v": v1, "norm": norm})
 
 
 CASES = {

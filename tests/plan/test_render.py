@@ -8,8 +8,8 @@ import pytest
 
 from gradflow.graph.types import Axis, Type
 from gradflow.plan.artifact import decode, encode
-from gradflow.plan.normalizers import terms_of
-from gradflow.plan.render import bytes_of, render, summary
+from gradflow.views.normalizers import terms_of
+from gradflow.views.plan import bytes_of, render, summary
 from tests.plan.programs import looped, of, shipped
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradflow.graph.types import Axis, Type
-from gradflow.plan.normalizers import terms_of
 from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
+from gradflow.views.normalizers import terms_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
