@@ -12,7 +12,7 @@ from gradflow.backends.torch.emit import DTYPES, Writer, permuted, shape
 from gradflow.backends.torch.fuse import FusionNote, Group
 from gradflow.backends.torch.kernels import Kernel, KernelWriter
 from gradflow.backends.torch.linalg import emit_linalg, emit_part, factorization
-from gradflow.backends.torch.schedule import Guard, Operands, Unit, arrange, guards, walk
+from gradflow.backends.torch.schedule import Guard, Operands, Unit, arrange, guards, settled, walk
 from gradflow.backends.torch.sizes import witnesses
 from gradflow.backends.torch.statements import INDENT, Conditions, Line, append, deaths, last_pulls, name_of, render
 
@@ -173,6 +173,8 @@ class Block:
         """Both outcomes assign one name, each under its own condition; nothing where both are the same value."""
         condition, *branches = node.inputs
         known = dict(guard)
+        if settled(node) is not None:
+            known[condition.id] = bool(condition["value"])
         texts = {}
         for outcome, branch in zip((True, False), branches, strict=True):
             if known.get(condition.id, outcome) == outcome:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from gradflow.backends.torch import templates
 from gradflow.backends.torch.fuse import FusionNote, Group, form
-from gradflow.backends.torch.schedule import Unit, reaches, successors
+from gradflow.backends.torch.schedule import Unit, reaches, settled, successors
 
 from gradflow.graph.graph import Node, Region
 
@@ -71,6 +71,8 @@ class Donating:
                     self.plan.notes.append(FusionNote(False, name, f"made anew and copied into place: {reason}", node.span))
         overwritten = self.plan.sources
         for name, node in self.region.results:
+            if name in self.plan.placed:
+                continue
             own = next((source for n, _, source in pairs if n == name), None)  # sharing with that one is seen when it is copied
             if any(source is not own and node.id in self.sharing(source) for source in overwritten.values()):
                 self.plan.cloned.add(name)
@@ -129,6 +131,9 @@ class Donating:
         if node.op != "choose":
             return False
         choices.add(node.id)
+        taken = settled(node)
+        if taken is not None:
+            return self._writers(taken, source, writers, choices)
         condition, *branches = node.inputs
         for outcome, branch in zip((True, False), branches, strict=True):
             count = len(writers)

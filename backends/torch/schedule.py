@@ -46,6 +46,9 @@ class Operands:
         self.added: dict[int, tuple[Node, ...]] = {}
 
     def __call__(self, node: Node) -> tuple[Node, ...]:
+        taken = settled(node)
+        if taken is not None:
+            return (taken,)
         read = (*self.replaced.get(node.id, node.inputs), *self.added.get(node.id, ()))
         return read if node.body is None else (*read, *self.free(node.body))
 
@@ -63,6 +66,13 @@ class Operands:
             found.update({root.id: root for root in body.roots if root.id not in inside and root.op != "const"})
             known = self._free[id(body)] = tuple(found.values())
         return known
+
+
+def settled(node: Node) -> Node | None:
+    """The branch of a lazy choice whose condition is a constant; None for all else."""
+    if node.op != "choose" or node.inputs[0].op != "const":
+        return None
+    return node.inputs[1 if node.inputs[0]["value"] else 2]
 
 
 def walk(roots: Iterable[Node], below: Callable[[Node], tuple[Node, ...]]) -> list[Node]:
@@ -95,7 +105,7 @@ def guards(nodes: list[Node], roots: Iterable[Node], below: Callable[[Node], tup
     for node in reversed(nodes):
         guard = needed[node.id]
         assert guard is not None
-        if node.op != "choose":
+        if node.op != "choose" or settled(node) is not None:
             for operand in below(node):
                 need(operand, guard)
             continue

@@ -202,11 +202,11 @@ class StageBody(Body):
             ops = self.e.ops
             for key, slot in self.flow.states.items():
                 if key not in before and slot.write is not None:
-                    slot.write = ops.constant(ops.choose(condition, slot.write, slot.read))
+                    slot.write = ops.constant(self.either(condition, slot.write, slot.read, self.stage.definition))
             zero = self.bundle.param if change.absolute and self.bundle.param is not None else ops.constant(0.0)
-            change = Change(ops.constant(ops.choose(condition, change.value, zero)), change.absolute)
-            executed = self.flow.executed
-            self.flow.executed = condition if executed is None else ops.constant(ops.elementwise("and", executed, condition))
+            change = Change(ops.constant(self.either(condition, change.value, zero, self.stage.definition)), change.absolute)
+            executed = ops.constant(ops.reduce("any", condition, condition.type.names))
+            self.flow.executed = executed if self.flow.executed is None else ops.constant(ops.elementwise("and", self.flow.executed, executed))
         return change
 
     # ---- statements

@@ -72,7 +72,7 @@ def grow(seed: int) -> Case:
     return m.region(**results)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(1000))
 @pytest.mark.filterwarnings("error")
 def test_a_random_region_in_place(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "block_entries", lambda arrays, itemsize: 100)
@@ -84,7 +84,7 @@ def test_a_random_region_in_place(seed: int, monkeypatch: pytest.MonkeyPatch) ->
         for name, value in want.items():
             numpy.testing.assert_allclose(got[name].numpy(), value, rtol=1e-7, atol=1e-9, err_msg=f"{name} donate={donate} optimize={optimize}")
         for key in given:
-            if donate and "/".join(key) in want:
+            if donate and "/".join(key) in want and any(n["path"] == key[1:] for n in region.sources()):
                 assert got["/".join(key)] is given[key]
             elif isinstance(given[key], torch.Tensor):
                 assert numpy.array_equal(given[key].numpy(), inputs[key]), f"{key} was changed"

@@ -91,7 +91,7 @@ def test_a_run_that_fails_names_the_place(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run(run: Run, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradflow.runtime import view
+    from gradflow.views import run as view
 
     follow = view.follow
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from gradflow.runtime import view
+from gradflow.views import run as view
 from gradflow.runtime.events import RunFailed, RunFinished, UnitDone
 from gradflow.runtime.executor import Options, Run, execute
 from gradflow.runtime.interrupts import stopping_on_interrupt
