@@ -66,8 +66,10 @@ class Objective:
         self.options = options
         self.name = name
         self.reports: dict[str, torch.Tensor] = {}
-        self._cache: dict[Any, tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...]]] = {}
-        self._compiled({}, "real")
+        self._cache: dict[Any, tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...], tuple[str, ...]]] = {}
+        self._declared = self._input_types()
+        self._maps = {name for name, option in self._declared.items() if option.axes is not None and option.axes.target is not None}
+        self._compiled({})
 
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         import torch
@@ -77,22 +79,17 @@ class Objective:
         real = tuple(name for name, x in inputs.items() if isinstance(x, torch.Tensor) and x.requires_grad)
         key = (tuple((name, x.dim(), x.dtype, name in real) for name, x in inputs.items()), next(iter(inputs.values())).device)
         if key not in self._cache:
-            self._cache[key] = self._build(inputs, real)
-        forward, backward, wanted = self._cache[key]
+            self._cache[key] = torch.compiler.disable(self._build)(inputs, real)
+        forward, backward, wanted, names = self._cache[key]
         loss, reports = apply_regions(forward, backward, wanted, self._prepared(inputs))
-        self.reports = reports
+        self.reports = dict(zip(names, reports, strict=True))
         return loss
 
     def _prepared(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Index maps numbered from 0; everything else as it is."""
         import torch
 
-        maps = self._maps()
-        return {name: torch.unique(x, return_inverse=True)[1] if name in maps else x for name, x in inputs.items()}
-
-    def _maps(self) -> set[str]:
-        types = self._input_types()
-        return {name for name, option in types.items() if option.axes is not None and option.axes.target is not None}
+        return {name: torch.unique(x, return_inverse=True)[1] if name in self._maps else x for name, x in inputs.items()}
 
     def _input_types(self) -> dict[str, s.TypeOne]:
         definition = self._body()
@@ -108,7 +105,7 @@ class Objective:
             definition, home = found
         return definition
 
-    def _compiled(self, types: Mapping[str, Type], dtype: str) -> tuple[Elaborator, Any, dict[str, Node]]:
+    def _compiled(self, types: Mapping[str, Type]) -> tuple[Elaborator, Any, dict[str, Node]]:
         """Elaborates the objective on sources of the given types. Raises GradflowError."""
         e = Elaborator()
         function = v.Function(self.definition, self.home.scope(), {k: _option(x) for k, x in self.options.items()})
@@ -122,13 +119,13 @@ class Objective:
         from gradflow.backends.torch import lower
         from gradflow.passes.differentiate import gradient
 
-        declared = self._input_types()
+        declared = self._declared
         for name in inputs:
             if name not in declared:
                 span = Source("<call>", name).span(0, len(name))
                 raise GradflowError([Diagnostic("E0404", f"`{self.name}` has no input `{name}`", span, why="it takes " + ", ".join(f"`{n}`" for n in declared), fix=nearest(name, declared))])
         types = {name: _type_of(declared[name], x) for name, x in inputs.items()}
-        e, value, sources = self._compiled(types, "real")
+        e, value, sources = self._compiled(types)
         loss = e.ops.constant(value.value)
         reports = [(f"report/{n}", e.ops.constant(e.tensor(x))) for n, x in value.fields.items()]
         first = next(iter(inputs.values()))
@@ -136,7 +133,7 @@ class Objective:
         forward = lower(Region((("loss", loss), *reports)), device=first.device, dtype=dtype)
         slopes = gradient(e.ops, loss, [sources[name] for name in real]) if real else []
         backward = lower(Region(tuple((name, slope) for name, slope in zip(real, slopes, strict=True))), device=first.device, dtype=dtype)
-        return forward, backward, real
+        return forward, backward, real, tuple(value.fields)
 
 
 def _type_of(option: s.TypeOne, value: torch.Tensor) -> Type:

@@ -261,6 +261,7 @@ class Loop:
         nodes = self.within(wanted, known)  # with what tells sizes
         w = self.rehosted(w, nodes)
         guard_of = guards(nodes, [r for r in wanted.roots if r.id not in known and r.op != "const"], context.below)
+        nodes = [n for n in nodes if n.id in guard_of]
         units = single_units(nodes, lambda n: shared_key(context, n), shared_kind)
         for unit in units:
             unit.guard = frozenset.intersection(*(guard_of[n.id] for n in unit.nodes))

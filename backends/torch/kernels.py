@@ -66,7 +66,7 @@ class KernelWriter:
         self.kernel, self.group, self.w, self.mode, self.itemsize = kernel, kernel.group, w, mode, itemsize
         self.names = {node.id: w.ref(node) for node in kernel.reads}
         self.form = {node.id: "host" if w.is_host(node) else form(node, self.group.names) for node in kernel.reads}
-        kernel.arguments = kernel.reads
+        kernel.arguments = list({self.names[node.id]: node for node in kernel.reads}.values())  # two values may be one by now
         forms = {f for f in self.form.values()}
         self.rows = len(self.group.names) > 1 and bool(forms & {"rows", "last"})
 
@@ -79,7 +79,7 @@ class KernelWriter:
 
     def summary(self) -> str:
         axes = ", ".join(self.group.names)
-        big = [self.names[n.id] for n in self.kernel.reads if self.form[n.id] in ("full", "last")]
+        big = [self.names[n.id] for n in self.kernel.arguments if self.form[n.id] in ("full", "last")]
         made = [f"{self.names[target.id]}" for target in [*self.kernel.written.values(), *(t for t, _ in self.kernel.copied)]]
         made += [f"new {node.op}" for node in self.kernel.results]
         return f"{len(self.group.nodes)} operations on [{axes}] in one pass: reads {_listed(big)}; writes {_listed(made)}"
@@ -105,7 +105,8 @@ class KernelWriter:
 
     def memory(self, target: Node) -> frozenset[int]:
         """The operands that may lie in the memory of one that is overwritten."""
-        return frozenset({target.id, *(self.kernel.same.get(target.id, set()) & set(self.names))})
+        same = {i for i, name in self.names.items() if name == self.names[target.id]}
+        return frozenset(same | (self.kernel.same.get(target.id, set()) & set(self.names)))
 
     def buffer(self, name: str) -> str:
         return f"{name}_b" if self.mode == "blocked" else name
@@ -114,7 +115,7 @@ class KernelWriter:
         return [f"new{i} = torch.empty_like({like}, dtype={DTYPES[node.type.base]})" for i, node in enumerate(self.kernel.results)]
 
     def first_full(self) -> str:
-        return next(self.names[n.id] for n in self.kernel.reads if self.form[n.id] == "full")
+        return next(self.names[n.id] for n in self.kernel.arguments if self.form[n.id] == "full")
 
     def blocked(self) -> list[str]:
         """Blocks of flat memory; where operands differ by row or are shared by rows, row by row."""
@@ -122,11 +123,11 @@ class KernelWriter:
             i: f"{name}_b" if self.form[i] in ("full", "last") else f"{name}_r" if self.form[i] == "rows" else name for i, name in self.names.items()
         }
         found, before = self.layout({"host", "scalar", "rows"}, view)
-        streams = [node for node in self.kernel.reads if self.form[node.id] in ("full", "last")]
+        streams = [node for node in self.kernel.arguments if self.form[node.id] in ("full", "last")]
         size = block_entries(len(streams) + len(self.kernel.results) + len(found.scratch), self.itemsize)
         lines = [*self.fresh(self.first_full())]
-        lines += [f"{self.names[n.id]} = {self.names[n.id]}.item()" for n in self.kernel.reads if self.form[n.id] == "scalar"]
-        by_row = {f"{self.names[n.id]}_r" for n in self.kernel.reads if self.form[n.id] == "rows"}
+        lines += [f"{self.names[n.id]} = {self.names[n.id]}.item()" for n in self.kernel.arguments if self.form[n.id] == "scalar"]
+        by_row = {f"{self.names[n.id]}_r" for n in self.kernel.arguments if self.form[n.id] == "rows"}
         early = [(name, text) for name, text in before if not by_row & set(re.findall(r"\w+", text))]
         lines += [f"{name} = {text}" for name, text in early]
         outer, sliced = self.row_loop(streams)
@@ -149,14 +150,14 @@ class KernelWriter:
             return [], [f"{name}.reshape(-1)" for name in (*names, *new)]
         first, last = self.first_full(), len(self.group.names) - 1
         lines = []
-        for node in self.kernel.reads:
+        for node in self.kernel.arguments:
             if self.form[node.id] == "rows":
                 text = aligned(self.names[node.id], node.type.names, self.group.names[:-1])
                 lines.append(f"{self.names[node.id]}_rows = {text}.expand({first}.shape[:{last}]).reshape(-1).tolist()")
         wide = [name for name, node in zip(names, streams, strict=True) if self.form[node.id] == "full"] + new
         lines += [f"{name}_rows = {name}.reshape(-1, {name}.shape[-1])" for name in wide]
         lines.append(f"for row in range({wide[0]}_rows.shape[0]):")
-        lines += [f"    {self.names[n.id]}_r = {self.names[n.id]}_rows[row]" for n in self.kernel.reads if self.form[n.id] == "rows"]
+        lines += [f"    {self.names[n.id]}_r = {self.names[n.id]}_rows[row]" for n in self.kernel.arguments if self.form[n.id] == "rows"]
         return lines, [f"{name}_rows[row]" if name in wide else name for name in (*names, *new)]
 
     def whole(self) -> list[str]:
@@ -165,7 +166,7 @@ class KernelWriter:
         found, before = self.layout({"host"}, view)
         first = self.first_full()
         lines = self.fresh(first)
-        for node in self.kernel.reads:
+        for node in self.kernel.arguments:
             if self.form[node.id] not in ("full", "host"):
                 text = aligned(self.names[node.id], node.type.names, self.group.names)
                 lines.append(f"{view[node.id]} = {text}.expand({first}.shape)")

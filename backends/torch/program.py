@@ -35,6 +35,7 @@ def write_program(region: Region, context: Context, optimize: bool, donate: bool
     found = fused(context, region, w, donate) if optimize else []
     nodes = walk(region.roots, below)
     guard_of = guards(nodes, region.roots, below)
+    nodes = [node for node in nodes if node.id in guard_of]
     units = units_of(context, nodes, found, guard_of)
     if donate:
         context.plan = Donating(region, nodes, units, context.groups, below).run()
@@ -114,11 +115,13 @@ def fused(context: Context, region: Region, w: Writer, donate: bool) -> list[Gro
         if inner is not None:
             below.replaced[node.id] = inner.inputs
     nodes = walk(region.roots, below)
+    guard_of = guards(nodes, region.roots, below)
+    nodes = [node for node in nodes if node.id in guard_of]
     readers: dict[int, list[Node]] = {}
     for node in nodes:
         for operand in below(node):
             readers.setdefault(operand.id, []).append(node)
-    grouping = Grouping(nodes, readers, guards(nodes, region.roots, below), w.is_host, context.static)
+    grouping = Grouping(nodes, readers, guard_of, w.is_host, context.static)
     names = {name for name, _ in region.results} if donate else set()
     found = [group for group in grouping.groups(below) if is_kernel(group, names)]
     context.notes += grouping.notes

@@ -93,7 +93,10 @@ def walk(roots: Iterable[Node], below: Callable[[Node], tuple[Node, ...]]) -> li
 
 
 def guards(nodes: list[Node], roots: Iterable[Node], below: Callable[[Node], tuple[Node, ...]]) -> dict[int, Guard]:
-    """For each node the conditions under which something needs it; nodes in the order operands before users."""
+    """For each node the conditions under which something needs it; nodes in the order operands before users.
+
+    A node that only an impossible branch reads (a choice inside the other side of the same choice) is left out.
+    """
     needed: dict[int, Guard | None] = {node.id: None for node in nodes}
 
     def need(node: Node, guard: Guard) -> None:
@@ -104,7 +107,8 @@ def guards(nodes: list[Node], roots: Iterable[Node], below: Callable[[Node], tup
         need(root, ALWAYS)
     for node in reversed(nodes):
         guard = needed[node.id]
-        assert guard is not None
+        if guard is None:
+            continue
         if node.op != "choose" or settled(node) is not None:
             for operand in below(node):
                 need(operand, guard)
@@ -114,7 +118,7 @@ def guards(nodes: list[Node], roots: Iterable[Node], below: Callable[[Node], tup
         for outcome, branch in zip((True, False), branches, strict=True):
             if (condition.id, not outcome) not in guard:
                 need(branch, guard | {(condition.id, outcome)})
-    return {i: guard or ALWAYS for i, guard in needed.items()}
+    return {i: guard for i, guard in needed.items() if guard is not None}
 
 
 def shared_guard(nodes: Iterable[Node], guard_of: Mapping[int, Guard]) -> Guard:

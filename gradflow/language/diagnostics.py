@@ -52,7 +52,13 @@ class GradflowError(Exception):
 
     def __init__(self, diagnostics: Iterable[Diagnostic]):
         self.diagnostics = tuple(diagnostics)
-        super().__init__("\n".join(f"{d.span}: {d.severity}[{d.code}]: {d.message}" for d in self.diagnostics))
+        super().__init__("\n".join(map(sentence, self.diagnostics)))
+
+
+def sentence(diagnostic: Diagnostic) -> str:
+    """A diagnostic on one line, for where there is no room to show the text."""
+    rest = "; ".join(part for part in (diagnostic.why, diagnostic.fix) if part)
+    return f"{diagnostic.span}: {diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}{f' ({rest})' if rest else ''}"
 
 
 class Mistake(Exception):

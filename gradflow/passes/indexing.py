@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gradflow.graph.graph import Node
@@ -61,6 +62,11 @@ def select(e: Elaborator, value: Node, axis: str, index: Any, where: s.Node) -> 
     """value[axis: index] for a number, an int node or an index map."""
     if isinstance(index, NUMBERS):
         size = value.type.axis(axis).size
+        if isinstance(index, bool) or index != index or index in (math.inf, -math.inf) or index != int(index):
+            raise mistake(
+                "E0310", where.span, f"an index is needed here, this is {v.kind_name(index)}", why="entries are taken by whole numbers, or through an index map",
+                fix="to select by a condition, use `where: ..` in the reduction",
+            )  # fmt: skip
         place = int(index)
         if size is not None and not -size <= place < size:
             raise mistake(

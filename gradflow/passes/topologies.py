@@ -18,6 +18,7 @@ from gradflow.passes.bodies import Body
 from gradflow.passes.calls import call_values
 from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import listed
 
 
 STATED = ("connected", "central", "doubly_stochastic")
@@ -37,7 +38,9 @@ class TopologyBody(Body):
     def do_gives(self, statement: s.Gives, scope: Scope) -> None:
         """`gives connected`: stated, so that checking need not compute it; a test computes it for the shipped ones."""
         if not isinstance(statement.value, s.Name) or statement.value.id not in STATED:
-            raise mistake("E0601", statement.value.span, "this is no property of a topology", why="properties are " + ", ".join(f"`{n}`" for n in STATED))
+            raise mistake(
+                "E0601", statement.value.span, "this is no property of a topology", why=f"properties are {listed(STATED)}", fix="state one of these, or leave the line out"
+            )
         self.given.add(statement.value.id)
 
 

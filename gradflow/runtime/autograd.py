@@ -26,12 +26,12 @@ class _Regions(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         inputs = {("input", name): tensor for name, tensor in zip(ctx.names, ctx.saved_tensors, strict=True)}
         slopes = ctx.backward_region(inputs)
-        found = [slopes[name].to(tensor.dtype) * cotangents[0] if name in ctx.wanted else None for name, tensor in zip(ctx.names, ctx.saved_tensors, strict=True)]
+        pairs = zip(ctx.names, ctx.saved_tensors, strict=True)
+        found = [slopes[name].to(tensor.dtype) * cotangents[0] if name in ctx.wanted else None for name, tensor in pairs]
         return (None, None, None, None, *found)
 
 
-def apply_regions(forward: Lowered, backward: Lowered, wanted: tuple[str, ...], inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, reports by name); the gradient flows to the inputs in `wanted`."""
+def apply_regions(forward: Lowered, backward: Lowered, wanted: tuple[str, ...], inputs: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """(loss, reports in the order of the region); the gradient flows to the inputs in `wanted`."""
     loss, *reports = _Regions.apply(forward, backward, wanted, tuple(inputs), *inputs.values())
-    names = [name.partition("/")[2] for name in getattr(forward, "names", ()) if name.startswith("report/")]
-    return loss, {name: report.detach() for name, report in zip(names, reports, strict=False)}
+    return loss, [report.detach() for report in reports]

@@ -154,6 +154,7 @@ def options(draw: Any, algos: tuple[str, ...] = ("ppo", "gspo", "cispo", "reinfo
     return {
         "algo": algo, "ratio_level": level, "eps_low": one(0.2, 3e-4, 1.0), "eps_high": one(0.2, 0.28), "dual_clip_c": one(None, 3.0),
         "ratio_cap": one(None, 1.5), "log_ratio_clamp": one(None, 20.0), "log_ratio_clamp_max": one(None, 10.0) if level == "sequence" else None,
-        "clip_form": one("max", "1-low..1+high"), "ratio_max": one(5.0, 0.5), "beta": one(0.0, 0.04), "kl": one("k1", "k2", "k3", "abs", "k1+", "k3+"),
-        "kl_is_weight": draw(st.booleans()), "aggregate": one(*AGGREGATES), "empty_seq": one("exclude", "count"), "norm": one(None, 7.0), "dp_size": one(1, 2),
+        "clip_form": one("max", "1-low..1+high"), "ratio_max": one(5.0, 0.5), "beta": one(0.0, 0.04), "kl_is_weight": draw(st.booleans()),
+        "kl": one("k1", "k2", "k3", "abs", "k1+", "k3+"), "aggregate": one(*AGGREGATES), "empty_seq": one("exclude", "count"),
+        "norm": one(None, 7.0), "dp_size": one(1, 2),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Invariants of the policy baselines: every option of the loss against torch's autograd, on-policy identities, advantages, KL estimators, GAE, selection."""
+"""Invariants of the policy baselines: the loss against torch's autograd, on-policy identities, advantages, KL estimators, GAE, selection."""
 
 from __future__ import annotations
 

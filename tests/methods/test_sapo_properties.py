@@ -12,6 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradflow.compiler import build, load
+from gradflow.runtime.events import UnitDone
+from gradflow.runtime.executor import Options, execute
 from gradflow.verify import evaluate
 
 from .cases import few
@@ -156,3 +159,31 @@ def test_without_an_advantage_it_takes_that_of_the_groups() -> None:
     assert float(credit.abs().max()) > 0.5
     same(whole["loss"], parts["loss"])
     same(whole["grad_logp"], parts["grad_logp"])
+
+
+# ---- the pipelines
+
+
+def losses(pipeline: str, backend: str, *parameters: str) -> list[float]:
+    """Of two rollouts."""
+    program, diagnostics = build(load("18_sapo")[0], pipeline, parameters)
+    assert program is not None, diagnostics
+    options = Options(backend=backend, precision="float64", steps=2)
+    return [event.loss for event in execute(program, options) if isinstance(event, UnitDone) and event.loss is not None]
+
+
+@pytest.mark.parametrize("noise", [0, 3])
+def test_locks_run_alike_on_every_backend(noise: int) -> None:
+    """Samples, noise and mini-batches are the same draws, so the losses are the same numbers."""
+    reference, torch_ = (losses("locks", backend, f"noise={noise}") for backend in ("reference", "torch"))
+    assert len(reference) == 2 and len(set(reference)) == 2
+    same(reference, torch_)
+
+
+def test_noise_reaches_the_loss() -> None:
+    assert losses("locks", "torch", "noise=3") != losses("locks", "torch")
+
+
+def test_a_transformer_is_trained_through_the_same_objective() -> None:
+    found = losses("arithmetic", "torch")
+    assert len(found) == 2 and numpy.isfinite(found).all()

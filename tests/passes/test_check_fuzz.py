@@ -20,11 +20,12 @@ from gradflow.language.codes import PAGES
 from gradflow.language.diagnostics import Diagnostic, Edit, GradflowError
 from gradflow.language.fixes import apply_edits
 from gradflow.language.parser import parse
-from gradflow.language.source import Source
+from gradflow.language.source import Source, Span
 from gradflow.passes.scope import standard_files
 
 SLOWEST = 5.0  # seconds that a check may take; a mutated spec may well describe something large
-NUMBERS = ["0", "-1", "1", "2", "3", "0.5", "7", "64", "1e-3", "1e9", "10%"]
+HUGE = "1e9"
+NUMBERS = ["0", "-1", "1", "2", "3", "0.5", "7", "64", "1e-3", HUGE, "10%"]
 OPERATORS = {
     "+": "-*/^", "-": "+*", "*": "+/^", "/": "*-", "^": "*+", "<": [">", "=="], ">": ["<=", "!="], "<=": [">"], ">=": ["<"], "==": ["!=", "<"],
     "!=": ["=="], "and": ["or", "+"], "or": ["and"], "=": ["~", "<-"], "~": ["=", "<-"], "<-": ["=", "~"],
@@ -47,7 +48,14 @@ def edits(text: str) -> list[tuple[Edit, ...]]:
     source = Source("fuzz.gflow", text)
     tree = parse(source).definitions[0]
     names = sorted({node.id for node in s.walk(tree) if isinstance(node, s.Name)} | {param.name for param in tree.params}) + WORDS
-    return [found for node in s.walk(tree) for found in _of_node(source, node, names) if found]
+    declared = [node.span for node in s.walk(tree) if isinstance(node, s.Declare)]
+    found = [(node, ways) for node in s.walk(tree) for ways in _of_node(source, node, names) if ways]
+    return [tuple(way for way in ways if way.text != HUGE or not _inside(node.span, declared)) for node, ways in found]
+
+
+def _inside(span: Span, others: list[Span]) -> bool:
+    """Models and data may be as large as one likes; a check of a model with 1e9 layers is not bounded."""
+    return any(other.offset <= span.offset < other.end for other in others)
 
 
 def _of_node(source: Source, node: s.Node, names: list[str]) -> Iterator[tuple[Edit, ...]]:
