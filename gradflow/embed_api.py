@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.compiler import build, check_source, load
 from gradflow.language.diagnostics import Diagnostic, GradflowError
 from gradflow.language.source import Source
+from gradflow.library.python_models import python_allowed
 from gradflow.passes.scope import Module
 
 if TYPE_CHECKING:
@@ -51,15 +52,16 @@ def check(source: str | Path) -> list[Diagnostic]:
         return list(error.diagnostics)
 
 
-def compile(source: str | Path, pipeline: str | None = None, bind: Mapping[str, Any] | None = None, **parameters: Any) -> Compiled:  # noqa: A001
+def compile(source: str | Path, pipeline: str | None = None, bind: Mapping[str, Any] | None = None, allow_python: bool = False, **parameters: Any) -> Compiled:  # noqa: A001
     """A pipeline of a text, a file or a shipped spec (`path:pipeline` or `pipeline=..` where it is not the first).
 
     `parameters` are the pipeline's own; `bind` puts a torch module in the place of a declared model (`{"net": my_module}`, same call), or
-    gives the pipeline's inputs as tensors. Raises GradflowError with every mistake found.
+    gives the pipeline's inputs as tensors; `allow_python` lets the spec call `python(..)`. Raises GradflowError with every mistake found.
     """
     module, named = _module(source)
     inputs = {name: value for name, value in (bind or {}).items() if not hasattr(value, "named_parameters")}
-    program, diagnostics = build(module, pipeline or named, (), {**parameters, **input_types(inputs)})
+    with python_allowed(allow_python):
+        program, diagnostics = build(module, pipeline or named, (), {**parameters, **input_types(inputs)})
     if program is None:
         raise GradflowError(diagnostics)
     models = dict(program.models)

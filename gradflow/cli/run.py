@@ -40,19 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.json and options.quiet:
         raise UsageError("--json and --quiet exclude each other")
-    program = program_of(options.file, options.overrides)
+    from gradflow.library.python_models import python_allowed
+
+    with python_allowed(options.allow_python):
+        program = program_of(options.file, options.overrides)
     if program is None:
         return ERRORS
-    check_python(program, options.allow_python)
     return carried_out(program, options)
-
-
-def check_python(program: Program, allowed: bool) -> None:
-    """Raises UsageError where the spec would call Python code that nobody has allowed."""
-    plans: list[ModelPlan | DataPlan] = [*program.models.values(), *program.data.values()]
-    named = [plan.name for plan in plans if plan.declaration is not None and plan.declaration[0] == "python"]
-    if named and not allowed:
-        raise UsageError(f"`{named[0]}` runs Python code from outside; --allow-python lets it")
 
 
 def chosen(options: argparse.Namespace) -> Any:
