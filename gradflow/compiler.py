@@ -97,10 +97,12 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
     names = pipelines_of(module)
     whole = module.source.span(0, 1)
     if not names:
-        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline", whole, why="definitions alone do not run", fix="add `pipeline name { .. }`")])
+        why, fix = "definitions alone do not run", "add `pipeline name { .. }`"
+        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline", whole, why=why, fix=fix)])
     if name is not None and name not in names:
         why = "it has " + ", ".join(f"`{n}`" for n in names)
-        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline `{name}`", whole, why=why, fix=nearest(name, names) or "name one of these")])
+        fix = nearest(name, names) or "name one of these"
+        raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline `{name}`", whole, why=why, fix=fix)])
     definition, home = module.definitions[name or names[0]], module.scope()
     e = Elaborator(report, module.source.name)
     given = {**_overrides(overrides, definition, home), **{key: (None, value, home) for key, value in bind.items() if not key.startswith("#")}}

@@ -47,7 +47,8 @@ class Arguments:
             wanted = str(least) if least == most else f"{least} to {most}" if most is not None else f"at least {least}"
             raise mistake(
                 "E0401", call.span, f"`{function.name}` takes {wanted} value{'s' * (wanted != '1')}, {len(self.places)} given",
-                why=f"it is `{function.signature}`", fix="add what is missing" if len(self.places) < least else "remove what is too much, or name the option that it is",
+                why=f"it is `{function.signature}`",
+                fix="add what is missing" if len(self.places) < least else "remove what is too much, or name the option that it is",
             )  # fmt: skip
 
     def raw(self, place: int) -> Any:
@@ -98,15 +99,17 @@ class Arguments:
         value = self.number(name, None)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise mistake(
-                "E0402", self.named[name].value.span, f"`{name}` must be a whole number, at least 1", why=f"this is {v.kind_name(value)}", fix="say how many to keep"
-            )
+                "E0402", self.named[name].value.span, f"`{name}` must be a whole number, at least 1", why=f"this is {v.kind_name(value)}",
+                fix="say how many to keep",
+            )  # fmt: skip
         return value
 
     def number(self, name: str, default: Any) -> Any:
         value = self.quantity(name, default)
         if isinstance(value, Node):
             raise mistake(
-                "E0311", self.named[name].span, f"`{name}` must be known when the spec is compiled", why=f"this is {v.kind_name(value)}, which is known only when it runs",
+                "E0311", self.named[name].span, f"`{name}` must be known when the spec is compiled",
+                why=f"this is {v.kind_name(value)}, which is known only when it runs",
                 fix="give a number, or a parameter",
             )  # fmt: skip
         return value
@@ -131,7 +134,8 @@ class Arguments:
                 if name not in present and name not in self.scope.axes:
                     place = next((part.span for part in s.walk(arg.value) if isinstance(part, s.Name) and part.id == name), arg.value.span)
                     raise mistake(
-                        "E0303", place, f"there is no axis `{name}` to reduce here", why=f"the axes are {listed(present)}" if present else "the value is a single number",
+                        "E0303", place, f"there is no axis `{name}` to reduce here",
+                        why=f"the axes are {listed(present)}" if present else "the value is a single number",
                         **suggestion(place, name, present, "name one of them" if present else "leave the reduction out"),
                     )  # fmt: skip
             return names
@@ -184,7 +188,9 @@ def _dotted(tree: s.Expr) -> str:
         return tree.id
     if isinstance(tree, s.Field):
         return f"{_dotted(tree.value)}.{tree.name}"
-    raise mistake("E0306", tree.span, "an axis name is needed here", why="an axis list is `[row, col]`, or with sizes `[row: 4, col: n]`", fix="name the axis")
+    raise mistake(
+        "E0306", tree.span, "an axis name is needed here", why="an axis list is `[row, col]`, or with sizes `[row: 4, col: n]`", fix="name the axis",
+    )  # fmt: skip
 
 
 def is_axis(e: Elaborator, tree: s.Expr, scope: Scope) -> str | None:

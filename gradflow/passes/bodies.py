@@ -18,7 +18,6 @@ from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion
 
-
 MOST_PASSES = 1000
 
 
@@ -38,7 +37,8 @@ def unpacked(statement: s.Bind, value: Any) -> list[Any]:
         return list(value)
     found = len(value.fields) if isinstance(value, v.Record) else len(value) if isinstance(value, tuple | list) else 1
     raise mistake(
-        "E0502", statement.span, f"{count} names on the left, {v.kind_name(value)} on the right", why=f"the right side has {found} value{'s' * (found != 1)}",
+        "E0502", statement.span, f"{count} names on the left, {v.kind_name(value)} on the right",
+        why=f"the right side has {found} value{'s' * (found != 1)}",
         fix="give as many names as there are values",
     )  # fmt: skip
 
@@ -75,7 +75,8 @@ class Body:
 
         word = statement_word(statement)
         raise mistake(
-            "E0501", head(statement.span, word), f"`{word}` has no place in the body of {self.name}", why=f"{self.name} {self.holds}, and nothing else that this version can run",
+            "E0501", head(statement.span, word), f"`{word}` has no place in the body of {self.name}",
+            why=f"{self.name} {self.holds}, and nothing else that this version can run",
             fix="move it to the definition that it belongs to, or remove it",
         )  # fmt: skip
 
@@ -114,7 +115,10 @@ class Body:
                 fix="choose by position instead: `where(position(axis) == i, new, x)`",
             )  # fmt: skip
         if name in scope.names and not name.startswith("#") and scope.names[name] is not value and self.once(name, scope):
-            raise mistake("E0504", head(target.span, name), f"`{name}` is bound twice", why="`=` and `~` bind a fresh name", fix=f"use `{name} <- ..` if it is state, or another name")
+            raise mistake(
+                "E0504", head(target.span, name), f"`{name}` is bound twice", why="`=` and `~` bind a fresh name",
+                fix=f"use `{name} <- ..` if it is state, or another name",
+            )  # fmt: skip
         if isinstance(value, Node):
             if value.type.target is not None and not any(m is value for m in scope.maps):
                 scope.maps.append(value)
@@ -130,15 +134,17 @@ class Body:
             if not scope.local(target.name)[0]:
                 place = head(target.span, target.name)
                 raise mistake(
-                    "E0506", place, f"nothing called `{target.name}` can be assigned here", why="`<-` assigns to state, `param` or a loop's `with` name",
+                    "E0506", place, f"nothing called `{target.name}` can be assigned here",
+                    why="`<-` assigns to state, `param` or a loop's `with` name",
                     **suggestion(place, target.name, scope.locals(), f"declare it: `state {target.name} = 0`, or bind it with `=`"),
                 )  # fmt: skip
 
     def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
         if target.index:
             raise mistake(
-                "E0505", target.span, "only states can be assigned in part", why=f"`{target.name}` is no state", fix="assign the whole: `x <- where(position(axis) == i, new, x)`"
-            )
+                "E0505", target.span, "only states can be assigned in part", why=f"`{target.name}` is no state",
+                fix="assign the whole: `x <- where(position(axis) == i, new, x)`",
+            )  # fmt: skip
         scope.assign(target.name, value)
 
     def do_return(self, statement: s.Return, scope: Scope) -> None:
@@ -213,12 +219,14 @@ class Body:
             count = self.e.evaluate(statement.axis.size, scope)
             if not isinstance(count, int):
                 raise mistake(
-                    "E0507", statement.axis.size.span, "the number of passes must be a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(count)}",
+                    "E0507", statement.axis.size.span, "the number of passes must be a whole number that is known when the spec is compiled",
+                    why=f"this is {v.kind_name(count)}",
                     fix="give a number or an `int` parameter; to run along data, name its axis alone: `repeat token { .. }`",
                 )  # fmt: skip
             if count > MOST_PASSES:
                 raise mistake(
-                    "E0507", statement.axis.size.span, f"a loop has at most {MOST_PASSES} passes, {count} are asked for", why="every pass becomes a piece of the program",
+                    "E0507", statement.axis.size.span, f"a loop has at most {MOST_PASSES} passes, {count} are asked for",
+                    why="every pass becomes a piece of the program",
                     fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
                 )  # fmt: skip
             self.unroll(statement, inner, scope, name, count)
@@ -295,11 +303,16 @@ def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[st
     back = {inner: outer for outer, inner in renamed.items() if inner != outer}
     if definition.kind == "objective":
         if body.loss is None:
-            raise mistake("E0508", definition.name_span, f"`{definition.name}` minimizes nothing", why="an objective says what is made small", fix="end it with `minimize ..`")
+            raise mistake(
+                "E0508", definition.name_span, f"`{definition.name}` minimizes nothing", why="an objective says what is made small",
+                fix="end it with `minimize ..`",
+            )  # fmt: skip
         fields = {name: unrenamed(e, value, back) for name, value in body.reports.items()}
         return v.Record(fields, definition.name, unrenamed(e, body.loss, back))
     if body.returned is None:
-        raise mistake("E0509", definition.name_span, f"`{definition.name}` returns nothing", why="a function is what it returns", fix="end it with `return ..`")
+        raise mistake(
+            "E0509", definition.name_span, f"`{definition.name}` returns nothing", why="a function is what it returns", fix="end it with `return ..`",
+        )  # fmt: skip
     if isinstance(body.returned, v.Record):
         return v.Record({n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, definition.name, body.returned.value)
     return unrenamed(e, body.returned, back)
@@ -370,7 +383,8 @@ def bind_axes(e: Elaborator, value: Any, axes: s.Axes, scope: Scope, renamed: di
 def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], scope: Scope, span: Any) -> Node:
     if value.type.base != "int":
         raise mistake(
-            "E0310", span, f"an index map `[.. -> {target}]` is needed, this is {v.kind_name(value)}", why="a map says for each entry which group it is in, by number",
+            "E0310", span, f"an index map `[.. -> {target}]` is needed, this is {v.kind_name(value)}",
+            why="a map says for each entry which group it is in, by number",
             fix="pass the field that says so, such as `samples.group`",
         )  # fmt: skip
     current = value.type.target

@@ -109,7 +109,9 @@ def case(a: Arguments) -> Any:
         return a.e.evaluate(a.named[key].value, a.scope)
     if "else" in a.named:
         return a.e.evaluate(a.named["else"].value, a.scope)
-    raise mistake("E0405", a.call.span, f"this `case` says nothing for `{key}`", why=f"it knows {listed(a.named) or 'no word'}", fix=f"add `{key}: ..`")
+    raise mistake(
+        "E0405", a.call.span, f"this `case` says nothing for `{key}`", why=f"it knows {listed(a.named) or 'no word'}", fix=f"add `{key}: ..`",
+    )  # fmt: skip
 
 
 BUILTINS["case"] = BuiltinFunction("case", BUILTINS["case"].signature, BUILTINS["case"].doc, ("*",), BUILTINS["case"].handler, "choice")
@@ -124,7 +126,8 @@ def grouped(a: Arguments, op: str, x: Any) -> Node:
     index = e.tensor(a.option("by"))
     if not isinstance(index, Node) or index.type.target is None:
         raise mistake(
-            "E0310", a.named["by"].span, f"`by:` needs an index map, this is {v.kind_name(index)}", why="a map `[sample -> prompt]` says which group each entry is in",
+            "E0310", a.named["by"].span, f"`by:` needs an index map, this is {v.kind_name(index)}",
+            why="a map `[sample -> prompt]` says which group each entry is in",
             fix="pass a map such as `by: group`; to reduce an axis, use `over:`",
         )  # fmt: skip
     mask = a.condition()
@@ -156,8 +159,9 @@ def length(a: Arguments, name: str) -> Any:
     holder = a.e.holder(name, a.scope)
     if holder is None:
         raise mistake(
-            "E0303", a.call.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis", fix="read it off a value: `size(x, over: axis)`"
-        )
+            "E0303", a.call.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis",
+            fix="read it off a value: `size(x, over: axis)`",
+        )  # fmt: skip
     return a.e.ops.axis_size(name, holder)
 
 
@@ -383,7 +387,9 @@ def last(a: Arguments) -> Any:
 def position(a: Arguments) -> Any:
     axis = is_axis(a.e, a.places[0].value, a.scope)
     if axis is None:
-        raise mistake("E0306", a.places[0].span, "an axis name is needed here", why="positions are counted along an axis in scope", fix="`position(token)`")
+        raise mistake(
+            "E0306", a.places[0].span, "an axis name is needed here", why="positions are counted along an axis in scope", fix="`position(token)`",
+        )  # fmt: skip
     return a.e.ops.range(a.scope.axes.get(axis, Axis(axis)), a.e.holder(axis, a.scope))
 
 
@@ -391,7 +397,10 @@ def position(a: Arguments) -> Any:
 def range_(a: Arguments) -> Any:
     axes = a.axis_list(a.places[0])
     if len(axes) != 1:
-        raise mistake("E0308", a.call.span, "`range` runs along one axis", why=f"{len(axes)} are named here", fix="name one, with its size if it is new: `range([row: 4])`")
+        raise mistake(
+            "E0308", a.call.span, "`range` runs along one axis", why=f"{len(axes)} are named here",
+            fix="name one, with its size if it is new: `range([row: 4])`",
+        )  # fmt: skip
     return a.e.ops.range(axes[0], a.e.holder(axes[0].name, a.scope))
 
 
@@ -408,8 +417,9 @@ def one_hot(a: Arguments) -> Any:
         axis = target
     else:
         raise mistake(
-            "E0308", a.call.span, "which axis is this one-hot along?", why=f"{v.kind_name(index)} does not say what it points into", fix="name it with `over:`"
-        )
+            "E0308", a.call.span, "which axis is this one-hot along?", why=f"{v.kind_name(index)} does not say what it points into",
+            fix="name it with `over:`",
+        )  # fmt: skip
     if axis.size is None:
         size_ = length(a, axis.name)
         if isinstance(size_, int):
@@ -425,7 +435,10 @@ def rename(a: Arguments) -> Any:
     names: dict[str, str] = {}
     for old, arg in a.named.items():
         if not isinstance(arg.value, s.Name):
-            raise mistake("E0306", arg.value.span, "an axis name is needed here", why="`rename(x, row: other)` calls the axis `row` of x `other`", fix="give a plain name")
+            raise mistake(
+                "E0306", arg.value.span, "an axis name is needed here", why="`rename(x, row: other)` calls the axis `row` of x `other`",
+                fix="give a plain name",
+            )  # fmt: skip
         if not x.type.has(old) and not (x.type.target is not None and x.type.target.name == old):
             place = head(arg.span, old)
             raise mistake(
@@ -434,8 +447,9 @@ def rename(a: Arguments) -> Any:
             )  # fmt: skip
         if x.type.has(arg.value.id) and arg.value.id not in a.named:
             raise mistake(
-                "E0313", arg.value.span, f"two axes would be called `{arg.value.id}`", why=f"the value is {v.kind_name(x)}", fix="choose a name that it does not have"
-            )
+                "E0313", arg.value.span, f"two axes would be called `{arg.value.id}`", why=f"the value is {v.kind_name(x)}",
+                fix="choose a name that it does not have",
+            )  # fmt: skip
         names[old] = arg.value.id
         axis = next((ax for ax in (*x.type.axes, *([x.type.target] if x.type.target else [])) if ax.name == old), Axis(old))
         a.scope.axes.setdefault(arg.value.id, Axis(arg.value.id, axis.size))
@@ -493,7 +507,8 @@ def top(a: Arguments) -> Any:
     number = a.raw(1)
     if not isinstance(number, int):
         raise mistake(
-            "E0311", a.places[1].span, "how many must be a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(number)}",
+            "E0311", a.places[1].span, "how many must be a whole number that is known when the spec is compiled",
+            why=f"this is {v.kind_name(number)}",
             fix="give a number or an `int` parameter; to keep a share of a changing number, compare `rank(..)` with it",
         )  # fmt: skip
     axis = _one_axis(a, x)
@@ -526,12 +541,16 @@ def cross_entropy(a: Arguments) -> Any:
     x, label = a.node(0), a.node(1)
     if label.type.target is None:
         raise mistake(
-            "E0310", a.places[1].span, f"labels must be an index map, this is {v.kind_name(label)}", why="`[sample -> class]` says which class each sample has",
+            "E0310", a.places[1].span, f"labels must be an index map, this is {v.kind_name(label)}",
+            why="`[sample -> class]` says which class each sample has",
             fix="pass the labels second: `cross_entropy(net(train.x), train.y)`",
         )  # fmt: skip
     axis = a.over(x)[0] if a.has("over") else label.type.target.name
     if not x.type.has(axis):
-        raise mistake("E0303", a.places[0].span, f"the logits have no axis `{axis}`", why=f"they are {v.kind_name(x)}", fix=f"the model's output axis must be `{axis}`")
+        raise mistake(
+            "E0303", a.places[0].span, f"the logits have no axis `{axis}`", why=f"they are {v.kind_name(x)}",
+            fix=f"the model's output axis must be `{axis}`",
+        )  # fmt: skip
     loss = a.e.ops.elementwise("sub", log_normalizer(a.e, x, axis), a.e.ops.gather(x, label, axis))
     if a.has("over"):
         return loss
@@ -549,7 +568,8 @@ def accuracy(a: Arguments) -> Any:
     x, label = a.node(0), a.node(1)
     if label.type.target is None or not x.type.has(label.type.target.name):
         raise mistake(
-            "E0310", a.places[1].span, "labels must be an index map into an axis of the logits", why=f"the labels are {v.kind_name(label)}, the logits {v.kind_name(x)}",
+            "E0310", a.places[1].span, "labels must be an index map into an axis of the logits",
+            why=f"the labels are {v.kind_name(label)}, the logits {v.kind_name(x)}",
             fix="`accuracy(net(test.x), test.y)`",
         )  # fmt: skip
     best = a.e.ops.arg_reduce("argmax", x, label.type.target.name)
@@ -581,8 +601,10 @@ def derivative(e: Elaborator, value: Node, of: Node, span: Span) -> Node:
         return gradient(e.ops, value, [of])[0]
     except NotDifferentiable as error:
         raise mistake(
-            "E0527", span, f"the derivative of this runs through {error.what}, which has none here", secondary=(Label(error.span, "this has no derivative"),),
-            why="every operation between a loss and its parameters must have a derivative", fix="hold it constant with `stop(..)`, or write it another way",
+            "E0527", span, f"the derivative of this runs through {error.what}, which has none here",
+            secondary=(Label(error.span, "this has no derivative"),),
+            why="every operation between a loss and its parameters must have a derivative",
+            fix="hold it constant with `stop(..)`, or write it another way",
         ) from None  # fmt: skip
 
 

@@ -160,8 +160,9 @@ def bind_parameters(
             bound[param.name] = v.Missing(param.name, definition.name, span)
         else:
             raise mistake(
-                "E0401", span, f"`{definition.name}` needs `{param.name}`", why="the parameter has no default", fix=f"write `{definition.name}({param.name}: ..)`"
-            )
+                "E0401", span, f"`{definition.name}` needs `{param.name}`", why="the parameter has no default",
+                fix=f"write `{definition.name}({param.name}: ..)`",
+            )  # fmt: skip
         inner.names[param.name] = bound[param.name]
     return bound
 
@@ -196,22 +197,31 @@ def match_arguments(definition: s.Definition, args: tuple[s.Arg, ...], scope: Sc
             raise _twice(definition, name, arg)
         if isinstance(arg.value, s.Slice):
             raise mistake(
-                "E0304", arg.value.span, "a range `a .. b` is no argument", why="it only says which part of an axis an index takes", fix="use it inside an index: `x[row: 0 .. 4]`"
-            )
+                "E0304", arg.value.span, "a range `a .. b` is no argument", why="it only says which part of an axis an index takes",
+                fix="use it inside an index: `x[row: 0 .. 4]`",
+            )  # fmt: skip
         given[name] = (arg.value, None, scope)
     return given
 
 
 def unknown_parameter(definition: s.Definition, arg: s.Arg, names: list[str]) -> Exception:
     if arg.name is None:
-        return mistake("E0401", arg.span, f"`{definition.name}` takes no more arguments", why=_takes(definition), fix="remove it, or name what it is for")
+        return mistake(
+            "E0401", arg.span, f"`{definition.name}` takes no more arguments", why=_takes(definition), fix="remove it, or name what it is for",
+        )  # fmt: skip
     place = head(arg.span, arg.name)
     why = f"it takes {listed(names)}" if names else _takes(definition)
-    return mistake("E0404", place, f"`{definition.name}` has no parameter `{arg.name}`", why=why, **suggestion(place, arg.name, names, "remove it" if not names else "use one of these"))
+    return mistake(
+        "E0404", place, f"`{definition.name}` has no parameter `{arg.name}`", why=why,
+        **suggestion(place, arg.name, names, "remove it" if not names else "use one of these"),
+    )  # fmt: skip
 
 
 def _twice(definition: s.Definition, name: str, arg: s.Arg) -> Exception:
-    return mistake("E0403", arg.span, f"`{name}` is given twice", why=f"`{definition.name}` takes {listed(p.name for p in definition.params)}, each once", fix="remove one of the two")
+    return mistake(
+        "E0403", arg.span, f"`{name}` is given twice", why=f"`{definition.name}` takes {listed(p.name for p in definition.params)}, each once",
+        fix="remove one of the two",
+    )  # fmt: skip
 
 
 def _takes(definition: s.Definition) -> str:
@@ -335,7 +345,8 @@ def _split_arguments(
             if place >= len(inputs):
                 raise mistake(
                     "E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", label="one too many",
-                    why=f"the inputs are {listed(inputs)}; parameters are given by name", fix=f"name it: `{params[0]}: ..`" if params else "remove it",
+                    why=f"the inputs are {listed(inputs)}; parameters are given by name",
+                    fix=f"name it: `{params[0]}: ..`" if params else "remove it",
                 )  # fmt: skip
             supplied[inputs[place]] = value
         elif arg.name in given or arg.name in supplied:
@@ -364,7 +375,8 @@ def _input_value(e: Elaborator, arg: s.Arg, scope: Scope) -> Any:
 def _no_field_fits(function: v.Function, record: v.Record, node: s.Call, inputs: list[str]) -> Exception:
     return mistake(
         "E0206", node.span, f"nothing in this record is an input of `{function.name}`",
-        why=f"it has {listed(record.fields) or 'no fields'}; `{function.name}` takes {listed(inputs)}", fix=f"pass a field by name: `{inputs[0]}: record.field`",
+        why=f"it has {listed(record.fields) or 'no fields'}; `{function.name}` takes {listed(inputs)}",
+        fix=f"pass a field by name: `{inputs[0]}: record.field`",
     )  # fmt: skip
 
 
@@ -433,8 +445,9 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) 
     if callable(other):
         return other()
     raise mistake(
-        "E0202", node.name_span, f"{v.kind_name(value)} has no fields", why="records, data sets, topologies and stages have fields", fix="use the value itself, without `.`"
-    )
+        "E0202", node.name_span, f"{v.kind_name(value)} has no fields", why="records, data sets, topologies and stages have fields",
+        fix="use the value itself, without `.`",
+    )  # fmt: skip
 
 
 def declared_axes(e: Elaborator, axes: s.Axes, scope: Scope) -> tuple[tuple[Axis, ...], Axis | None]:

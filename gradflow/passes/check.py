@@ -62,8 +62,11 @@ def _twice(module: Module, report: Report) -> None:
             if names.count(param.name) > 1:
                 again = [one for one in definition.params if one.name == param.name][1]
                 report.add(
-                    Diagnostic("E0403", f"parameter `{param.name}` stands twice", head(again.span, again.name), why="arguments are given by name", fix="rename one of the two")
-                )
+                    Diagnostic(
+                        "E0403", f"parameter `{param.name}` stands twice", head(again.span, again.name), why="arguments are given by name",
+                        fix="rename one of the two",
+                    )
+                )  # fmt: skip
                 break
 
 

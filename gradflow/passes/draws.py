@@ -10,7 +10,7 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.arguments import Arguments
-from gradflow.passes.builtins import one_of, builtin, length
+from gradflow.passes.builtins import builtin, length, one_of
 from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 

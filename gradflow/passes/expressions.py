@@ -48,8 +48,9 @@ class Context:
 
 def two_sizes(span: Span, conflict: AxisConflict) -> Mistake:
     return mistake(
-        "E0302", span, f"{conflict}", why="axes of one name are matched entry by entry", fix="if they are not the same axis, `rename` it on one side: `rename(x, row: other)`"
-    )
+        "E0302", span, f"{conflict}", why="axes of one name are matched entry by entry",
+        fix="if they are not the same axis, `rename` it on one side: `rename(x, row: other)`",
+    )  # fmt: skip
 
 
 class Elaborator:
@@ -169,7 +170,8 @@ class Elaborator:
             return value
         known = [*scope.locals(), *scope.module.definitions, *standard_index(), *self.builtin_names(), *CONSTANTS, *scope.axes]
         raise mistake(
-            "E0201", node.span, f"unknown name `{node.id}`", label="not defined here", why="no local name, parameter, axis, definition or built-in function is called so",
+            "E0201", node.span, f"unknown name `{node.id}`", label="not defined here",
+            why="no local name, parameter, axis, definition or built-in function is called so",
             **suggestion(node.span, node.id, known, "bind it before this line, or import the file that defines it"),
         )  # fmt: skip
 
@@ -179,7 +181,8 @@ class Elaborator:
         if found:
             if isinstance(value, v.Missing):
                 raise mistake(
-                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="read here", why="the call does not supply it, and no record in reach has it",
+                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="read here",
+                    why="the call does not supply it, and no record in reach has it",
                     fix=f"pass `{name}: ..`, or a record that has a field `{name}`",
                 )  # fmt: skip
             self.used.add(name)
@@ -261,8 +264,9 @@ class Elaborator:
 
     def _slice(self, node: s.Slice, scope: Scope) -> Any:
         raise mistake(
-            "E0304", node.span, "a range `a .. b` has no value of its own", why="it only says which part of an axis an index takes", fix="use it inside an index: `x[row: 0 .. 4]`"
-        )
+            "E0304", node.span, "a range `a .. b` has no value of its own", why="it only says which part of an axis an index takes",
+            fix="use it inside an index: `x[row: 0 .. 4]`",
+        )  # fmt: skip
 
     def _unary(self, node: s.Unary, scope: Scope) -> Any:
         value = self.tensor(self.evaluate(node.operand, scope), node.operand)
@@ -424,6 +428,9 @@ class Elaborator:
             elif isinstance(item, s.Field) and item.name == "param":
                 names.append("param")
             else:
-                raise mistake("E0306", item.span, "an axis name is needed here", why="`over:` names the axes to reduce", fix="`over: token`, or several: `over: [sample, token]`")
+                raise mistake(
+                    "E0306", item.span, "an axis name is needed here", why="`over:` names the axes to reduce",
+                    fix="`over: token`, or several: `over: [sample, token]`",
+                )  # fmt: skip
         return tuple(names)
 

@@ -103,7 +103,8 @@ class FlowElaborator:
     def gradient(self, point: Node | None, fresh: int) -> Node:
         if not isinstance(self.chain[0], v.Live):
             raise mistake(
-                "E0521", getattr(self.chain[0], "span", self.span), "this flow has no objective to take the gradient of", label="the flow begins here",
+                "E0521", getattr(self.chain[0], "span", self.span), "this flow has no objective to take the gradient of",
+                label="the flow begins here",
                 why="a stage of it reads `grad`", fix="begin it with an objective: `flow net: loss -> backprop -> ..`",
             )  # fmt: skip
         loss, flat, _ = self.loss(point, fresh)
@@ -118,11 +119,14 @@ class FlowElaborator:
     def check_loss(self, loss: Any, point: Node) -> None:
         span = self.chain[0].tree.span
         if not isinstance(loss, Node) or not any(node is point for node in ordered([loss])):
-            raise mistake("E0522", span, "the objective does not depend on what the flow trains", why="its gradient is zero", fix="use the model in the loss")
+            raise mistake(
+                "E0522", span, "the objective does not depend on what the flow trains", why="its gradient is zero", fix="use the model in the loss",
+            )  # fmt: skip
         extra = [name for name in loss.type.names if name != "node"]
         if extra:
             raise mistake(
-                "E0523", span, f"the objective is no number: it still has the ax{'es' if len(extra) > 1 else 'is'} {listed(extra)}", why="how a loss is averaged is always written",
+                "E0523", span, f"the objective is no number: it still has the ax{'es' if len(extra) > 1 else 'is'} {listed(extra)}",
+                why="how a loss is averaged is always written",
                 fix=f"`mean(.., over: {extra[0] if len(extra) == 1 else '[' + ', '.join(extra) + ']'})`",
             )  # fmt: skip
 
@@ -140,7 +144,8 @@ class FlowElaborator:
             if not flow.dirty:
                 return self.finish(flow, result, reports)
         raise mistake(
-            "E0511", self.span, "the states of this flow change their axes from step to step", why="a state has the same axes before and after every step",
+            "E0511", self.span, "the states of this flow change their axes from step to step",
+            why="a state has the same axes before and after every step",
             fix="declare the state with all its axes: `state s : [grad] = 0`",
         )  # fmt: skip
 
@@ -160,7 +165,8 @@ class FlowElaborator:
         span = last.tree.span if isinstance(last, v.Live) else getattr(last, "span", self.span)
         raise mistake(
             "E0513", span if span.file == self.span.file else self.span, "nothing updates the parameters at the end of this flow",
-            label=f"leaves {listed((leaf.name for leaf in bundle.leaves), 4)} stay where they are", why="a flow ends in an update", fix="end it with one: `-> sgd(lr: 0.1)`, say",
+            label=f"leaves {listed((leaf.name for leaf in bundle.leaves), 4)} stay where they are", why="a flow ends in an update",
+            fix="end it with one: `-> sgd(lr: 0.1)`, say",
         )  # fmt: skip
 
     def own_parameter(self, flow: Flow, value: Node) -> None:
@@ -264,9 +270,10 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
         if not isinstance(value, v.Model):
             known = [n for n in scope.locals() if isinstance(scope.local(n)[1], v.Model)]
             why = f"here it is {v.kind_name(value)}" if found else f"the models are {listed(known)}" if known else "the pipeline declares no model"
+            otherwise = f"train a model: `flow {known[0]}: ..`" if known and found else f"declare it: `model {target.name} = mlp(..)`"
             raise mistake(
                 "E0524", target.span, f"`{target.name}` is no model: a flow trains models", why=why,
-                **suggestion(target.span, target.name, known, f"train a model: `flow {known[0]}: ..`" if known and found else f"declare it: `model {target.name} = mlp(..)`"),
+                **suggestion(target.span, target.name, known, otherwise),
             )  # fmt: skip
         if "." in target.name:
             raise unbuilt(target.span, "part of a model cannot be trained alone yet", f"train all of it: `flow {target.name.split('.')[0]}: ..`")
@@ -276,7 +283,8 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
         topology = e.evaluate(statement.over, scope)
         if not isinstance(topology, v.Topology):
             raise mistake(
-                "E0301", statement.over.span, f"a flow runs over a topology, this is {v.kind_name(topology)}", why="`over` says which nodes there are and who is linked to whom",
+                "E0301", statement.over.span, f"a flow runs over a topology, this is {v.kind_name(topology)}",
+                why="`over` says which nodes there are and who is linked to whom",
                 fix="`flow net over ring(16): ..`",
             )  # fmt: skip
     value = e.evaluate(statement.value, scope)
@@ -292,11 +300,12 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
             fix="put an exchange before the update: `average()`, `gossip()`, ..",
         )  # fmt: skip
     for stage in chain:
-        if isinstance(stage, v.Live) or isinstance(stage, v.STAGES):
+        if isinstance(stage, (v.Live, *v.STAGES)):
             continue
         raise mistake(
             "E0515", getattr(stage, "span", statement.value.span), f"{v.kind_name(stage)} cannot stand in a flow",
-            why="a flow is an objective, then an estimator, projections, an exchange and an update", fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
+            why="a flow is an objective, then an estimator, projections, an exchange and an update",
+            fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
         )  # fmt: skip
     return FlowElaborator(e, name, tuple(models), chain, topology, scope, statement.span).run()
 

@@ -28,7 +28,8 @@ def _of_tuple(e: Elaborator, node: s.Index, scope: Scope, value: Any) -> Any:
     place = e.evaluate(node.args[0].value, scope)
     if not isinstance(place, int) or isinstance(place, bool) or not -len(value) <= place < len(value):
         raise mistake(
-            "E0307", node.args[0].span, f"a whole number from 0 to {len(value) - 1} is needed", why=f"a tuple is indexed by place, and this one has {len(value)}",
+            "E0307", node.args[0].span, f"a whole number from 0 to {len(value) - 1} is needed",
+            why=f"a tuple is indexed by place, and this one has {len(value)}",
             fix="count from 0; -1 is the last",
         )  # fmt: skip
     return value[place]
@@ -36,7 +37,9 @@ def _of_tuple(e: Elaborator, node: s.Index, scope: Scope, value: Any) -> Any:
 
 def _one(e: Elaborator, value: Any, arg: s.Arg, scope: Scope) -> Any:
     if not isinstance(value, Node):
-        raise mistake("E0307", arg.span, "a number has no axes to index", why=f"this is {v.kind_name(value)}", fix="use the number itself, without `[..]`")
+        raise mistake(
+            "E0307", arg.span, "a number has no axes to index", why=f"this is {v.kind_name(value)}", fix="use the number itself, without `[..]`",
+        )  # fmt: skip
     if isinstance(arg.value, s.Slice):
         return _cut(e, value, arg, arg.value, scope)
     index = e.tensor(e.evaluate(arg.value, scope), arg.value)
@@ -46,7 +49,8 @@ def _one(e: Elaborator, value: Any, arg: s.Arg, scope: Scope) -> Any:
     if axis is None:
         axes = value.type.names
         raise mistake(
-            "E0308", arg.span, "which axis is indexed here?", why=f"the value has the axes {listed(axes)}, and the index does not say which it points into",
+            "E0308", arg.span, "which axis is indexed here?",
+            why=f"the value has the axes {listed(axes)}, and the index does not say which it points into",
             fix=f"name it: `x[{axes[-1]}: i]`" if axes else "a value without axes has nothing to index",
         )  # fmt: skip
     if not value.type.has(axis):
@@ -64,13 +68,15 @@ def select(e: Elaborator, value: Node, axis: str, index: Any, where: s.Node) -> 
         size = value.type.axis(axis).size
         if isinstance(index, bool) or index != index or index in (math.inf, -math.inf) or index != int(index):
             raise mistake(
-                "E0310", where.span, f"an index is needed here, this is {v.kind_name(index)}", why="entries are taken by whole numbers, or through an index map",
+                "E0310", where.span, f"an index is needed here, this is {v.kind_name(index)}",
+                why="entries are taken by whole numbers, or through an index map",
                 fix="to select by a condition, use `where: ..` in the reduction",
             )  # fmt: skip
         place = int(index)
         if size is not None and not -size <= place < size:
             raise mistake(
-                "E0309", where.span, f"index {place} is outside of axis `{axis}` of size {size}", why=f"entries are counted from 0 to {size - 1}; -1 is the last",
+                "E0309", where.span, f"index {place} is outside of axis `{axis}` of size {size}",
+                why=f"entries are counted from 0 to {size - 1}; -1 is the last",
                 fix="use an index in this range",
             )  # fmt: skip
         if place < 0 and size is not None:
@@ -87,11 +93,15 @@ def select(e: Elaborator, value: Node, axis: str, index: Any, where: s.Node) -> 
 def _cut(e: Elaborator, value: Node, arg: s.Arg, cut: s.Slice, scope: Scope) -> Node:
     if arg.name is None or not value.type.has(arg.name):
         names = value.type.names
-        raise mistake("E0308", arg.span, "which axis is cut here?", why=f"the value has the axes {listed(names) or 'none'}", fix=f"name it: `x[{names[-1] if names else 'row'}: 0 .. 4]`")
+        raise mistake(
+            "E0308", arg.span, "which axis is cut here?", why=f"the value has the axes {listed(names) or 'none'}",
+            fix=f"name it: `x[{names[-1] if names else 'row'}: 0 .. 4]`",
+        )  # fmt: skip
     bounds = [e.evaluate(part, scope) if part is not None else None for part in (cut.start, cut.stop)]
     if any(b is not None and not isinstance(b, int) for b in bounds):
         raise mistake(
-            "E0311", arg.span, "the bounds of a range must be whole numbers that are known when the spec is compiled", why="they give the result its size",
+            "E0311", arg.span, "the bounds of a range must be whole numbers that are known when the spec is compiled",
+            why="they give the result its size",
             fix="give numbers or `int` parameters; to hide a changing part, use `where(position(axis) < n, x, 0)`",
         )  # fmt: skip
     return e.ops.slice(value, arg.name, bounds[0] or 0, bounds[1])

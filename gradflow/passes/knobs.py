@@ -20,7 +20,7 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head
 from gradflow.plan import program as p
 
-KEEPING = {"div", "neg", "abs", "stop", "sum", "expand", "rename", "gather", "leaf", "slice", "scatter_add", "segment_sum"}  # of zeros (first) make zeros
+KEEPING = {"div", "neg", "abs", "stop", "sum", "expand", "rename", "gather", "leaf", "slice", "scatter_add", "segment_sum"}  # 0 where the first is
 REDUCING = {"sum", "mean", "max", "min", "any", "all", "prod", "axis_size", "dot"}
 
 
@@ -52,7 +52,8 @@ def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: S
             if _idle(node, known):
                 for span, option in _said_as(node.span, definition, scope):
                     e.warn(
-                        "W0107", span, f"`{option}` has no effect here", why="each rollout is used for one update, so the ratio is 1 when the gradient is taken",
+                        "W0107", span, f"`{option}` has no effect here",
+                        why="each rollout is used for one update, so the ratio is 1 when the gradient is taken",
                         fix="train with `epochs: 2` or `minibatches: 2`, or drop the clip",
                     )  # fmt: skip
 
@@ -104,16 +105,16 @@ def _idle(node: Node, known: dict[int, Any]) -> bool:
 
 def _said_as(place: Span, pipeline: s.Definition, scope: Scope) -> Iterator[tuple[Span, str]]:
     """Where the file says the bounds of the `clip` that a node came from: as options of the function it stands in, or in the `clip` itself."""
-    home = scope.module
-    reached = _reached(pipeline, home.definitions)
-    for definition in reached:
+    for definition in _reached(pipeline, scope.module.definitions):
         for call in _calls(definition):
-            if call.callee.id == "clip" and _covers(call.span, place) and not _parameters(definition, call):  # type: ignore[union-attr]
+            name = getattr(call.callee, "id", "")
+            if name == "clip" and _covers(call.span, place) and not _parameters(definition, call):
                 yield call.span, "clip"
-            found = scope.find(call.callee.id)  # type: ignore[union-attr]
+            found = scope.find(name)
             if found is None or not _covers(found[0].span, place):
                 continue
-            bounds = {name for clip in _calls(found[0]) if clip.callee.id == "clip" and _covers(clip.span, place) for name in _parameters(found[0], clip)}  # type: ignore[union-attr]
+            clips = [clip for clip in _calls(found[0]) if getattr(clip.callee, "id", "") == "clip" and _covers(clip.span, place)]
+            bounds = {name for clip in clips for name in _parameters(found[0], clip)}
             yield from ((arg.span, arg.name) for arg in call.args if arg.name in bounds)
 
 
@@ -149,12 +150,13 @@ def groups_of_one(e: Elaborator, phase: p.Phase, definition: s.Definition) -> No
         if not isinstance(draw, p.Draw) or draw.call.primitive != "sample" or draw.call.options.get("group") != 1:
             continue
         regions = [region for update in updates(phase) for region in (update.region, update.rollout) if region is not None]
-        index = [("held", (draw.name, "group"))]
-        grouped = any(n.op.startswith("segment_") and (n.inputs[1].get("kind"), n.inputs[1].get("path")) in index for region in regions for n in region.nodes())
+        maps = [n.inputs[1] for region in regions for n in region.nodes() if n.op.startswith("segment_")]
+        grouped = any(n.get("kind") == "held" and n.get("path") == (draw.name, "group") for n in maps)
         said = [arg for call in _calls(definition) if call.span == draw.call.span for arg in call.args if arg.name == "group"]
         if grouped and said:
             e.warn(
-                "W0112", said[0].span, "with one sample a prompt there is no group to compare with", why="its mean is the sample's own reward, and its spread is 0",
+                "W0112", said[0].span, "with one sample a prompt there is no group to compare with",
+                why="its mean is the sample's own reward, and its spread is 0",
                 fix="draw more, `group: 8`, or use an objective that does not compare within groups",
             )  # fmt: skip
 
@@ -164,15 +166,16 @@ def reference_without_weight(e: Elaborator, program: p.Program) -> None:
     regions = [region for phase in program.phases for update in updates(phase) for region in (update.region, update.rollout) if region is not None]
     busy = {model for phase in program.phases for update in updates(phase) for model in update.models}
     for phase in program.phases:
-        final = [phase.final] if phase.final is not None else []
-        regions += [action.region for action in phase.actions if isinstance(action, p.Assign | p.Hold)] + [one.region for one in (*phase.periodic, *final)]
-        calls = [action.call for action in phase.actions if isinstance(action, p.Draw)] + [call for one in (*phase.periodic, *final) for call in one.calls]
+        reports = (*phase.periodic, *([phase.final] if phase.final is not None else []))
+        regions += [action.region for action in phase.actions if isinstance(action, p.Assign | p.Hold)] + [one.region for one in reports]
+        calls = [action.call for action in phase.actions if isinstance(action, p.Draw)] + [call for one in reports for call in one.calls]
         busy |= {model for call in calls for model in call.models.values()}
     read = {name for region in regions for name in _models(region.nodes())}
     weighty = {name for region in regions for name in _models(_behind_weights(region))}
     for name in sorted((read - weighty - busy) & set(program.models)):
         e.warn(
-            "W0109", program.models[name].span, f"the model `{name}` is loaded and scored, and its weight is 0", why="every term that reads it is multiplied by 0",
+            "W0109", program.models[name].span, f"the model `{name}` is loaded and scored, and its weight is 0",
+            why="every term that reads it is multiplied by 0",
             fix="give the term a weight, or leave it and the model out",
         )  # fmt: skip
 
@@ -186,9 +189,9 @@ def _behind_weights(region: Region) -> list[Node]:
     zero: set[int] = set()
     for node in region.nodes():
         zeros = [below.id in zero for below in node.inputs]
-        if node.op == "const" and node["value"] == 0 or node.op in ("mul", "dot") and any(zeros) or node.op in KEEPING and zeros[0]:
-            zero.add(node.id)
-        elif node.op in ("add", "sub", "where", "choose", "pack") and all(zeros[1:] if node.op in ("where", "choose") else zeros):
+        sides = zeros[1:] if node.op in ("where", "choose") else zeros
+        one = node.op == "const" and node["value"] == 0 or node.op in ("mul", "dot") and any(zeros) or node.op in KEEPING and zeros[0]
+        if one or node.op in ("add", "sub", "where", "choose", "pack") and all(sides):
             zero.add(node.id)
     found: dict[int, Node] = {}
     stack = list(region.roots)
@@ -205,7 +208,8 @@ def periods(e: Elaborator, phase: p.Phase) -> None:
     for one in phase.periodic:
         if one.unit == phase.unit and one.count > phase.count > 0:
             e.warn(
-                "W0110", head(one.span, "every"), f"this never happens: every {one.count} {one.unit} in a training of {phase.count}", why="the training ends before its turn comes",
+                "W0110", head(one.span, "every"), f"this never happens: every {one.count} {one.unit} in a training of {phase.count}",
+                why="the training ends before its turn comes",
                 fix=f"`every {phase.count} {one.unit}` happens once, at the end",
             )  # fmt: skip
 
@@ -223,14 +227,16 @@ def slower_counts(e: Elaborator, phase: p.Phase) -> None:
             below = taken.get("/".join(("rollout", *node.inputs[1]["path"]))) if node.inputs[1].get("kind") == "rollout" else None
             if below is not None and _reduced(below, "sample") and _reduced(node.inputs[0], "sample"):
                 e.warn(
-                    "W0111", node.span, "a sum over the mini-batch is divided by a count over the whole rollout", fix="use `mean(.., where: ..)`, which counts what it sums",
-                    why=f"the count is no live value, so it is taken once per rollout; the {phase.settings['minibatches']} mini-batches together weigh as much as one should",
+                    "W0111", node.span, "a sum over the mini-batch is divided by a count over the whole rollout",
+                    fix="use `mean(.., where: ..)`, which counts what it sums",
+                    why="the count reads no live value, so it is taken once per rollout: all mini-batches together weigh as much as one",
                 )  # fmt: skip
 
 
 def _reduced(node: Node, axis: str) -> bool:
     """Whether the axis was reduced away on the way to this node."""
-    return not node.type.has(axis) and any(n.op in REDUCING and any(i.type.has(axis) for i in n.inputs) and not n.type.has(axis) for n in ordered([node]))
+    gone = (n for n in ordered([node]) if n.op in REDUCING and not n.type.has(axis))
+    return not node.type.has(axis) and any(below.type.has(axis) for n in gone for below in n.inputs)
 
 
 def clamped_rank(e: Elaborator, stage: v.Stage, leaves: list[Any]) -> None:
@@ -241,9 +247,11 @@ def clamped_rank(e: Elaborator, stage: v.Stage, leaves: list[Any]) -> None:
     small = [leaf for leaf in leaves if len(leaf.axes) > 1 and rank is not None and rank >= min(axis.size or rank + 1 for axis in leaf.axes)]
     if small:
         first = small[0]
+        least = min(axis.size or 0 for axis in first.axes)
         sides = ", ".join(str(axis.size) for axis in first.axes)
         others = f" and {len(small) - 1} more" if len(small) > 1 else ""
         e.warn(
-            "W0108", stage.span, f"rank {rank} reaches the smaller side of `{first.name}` [{sides}]{others}", why="the rank is clamped to it, and nothing is saved there",
-            fix=f"choose a rank below {min(axis.size or 0 for axis in first.axes)}, or leave such leaves out: `(.. on [row, col] where min(row, col) > {rank} | nothing)`",
+            "W0108", stage.span, f"rank {rank} reaches the smaller side of `{first.name}` [{sides}]{others}",
+            why="the rank is clamped to it, and nothing is saved there",
+            fix=f"choose a rank below {least}, or leave such leaves out: `(.. on [row, col] where min(row, col) > {rank} | nothing)`",
         )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,6 +114,11 @@ def _reads(node: s.Node) -> Iterator[str]:
         yield from (name for name in _reads(child) if name not in own)
 
 
+@lru_cache(maxsize=1024)
+def _names_read(definition: s.Definition) -> frozenset[str]:
+    return frozenset(_reads(definition))
+
+
 # ---- names that hide others
 
 
@@ -127,15 +133,17 @@ def _hiding(module: Module, definition: s.Definition, report: Report) -> None:
                 report.add(_hides(one.span, one.name, _what(one.name), "in this body the other one cannot be used any more"))
     if definition.kind in ("pipeline", "claim"):
         return
-    elsewhere = {name for other in module.tree.definitions if other is not definition for name in _reads(other)}
-    if definition.name not in elsewhere:
+    if definition.name not in standard_index() and definition.name not in words:
+        return
+    if all(definition.name not in _names_read(other) for other in module.tree.definitions if other is not definition):
         return  # nobody could mean the other one
     path = standard_index().get(definition.name)
-    shipped = standard_folder() in Path(module.source.name).parents
+    why = "where this file says that name, it means this definition"
+    shipped = standard_folder().resolve() in Path(module.source.name).resolve().parents
     if definition.name in words:
-        report.add(_hides(definition.name_span, definition.name, _what(definition.name), "where this file says that name, it means this definition"))
+        report.add(_hides(definition.name_span, definition.name, _what(definition.name), why))
     elif path is not None and not shipped and definition.name not in _reads(definition):
-        report.add(_hides(definition.name_span, definition.name, f"the library's `{definition.name}`", "where this file says that name, it means this definition"))
+        report.add(_hides(definition.name_span, definition.name, f"the library's `{definition.name}`", why))
 
 
 def _hides(span: Span, name: str, what: str, why: str) -> Diagnostic:

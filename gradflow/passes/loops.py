@@ -27,7 +27,8 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str)
         types = wider
     else:
         raise mistake(
-            "E0511", head(statement.span, "repeat"), "the loop's variables do not settle on their axes", why=f"after {ROUNDS} looks at the body, one of them still gets another axis",
+            "E0511", head(statement.span, "repeat"), "the loop's variables do not settle on their axes",
+            why=f"after {ROUNDS} looks at the body, one of them still gets another axis",
             fix="start them with all their axes: `with x = 0 * y`",
         )  # fmt: skip
     axis = pass_.axis
@@ -68,7 +69,8 @@ class _Pass:
             seen.add(name)
         if not self.sequences:
             raise mistake(
-                "E0303", head(statement.span, "repeat"), f"no value here has an axis `{axis}`", why="a loop over an axis runs along values that have it",
+                "E0303", head(statement.span, "repeat"), f"no value here has an axis `{axis}`",
+                why="a loop over an axis runs along values that have it",
                 fix=f"give a number of passes: `repeat {axis}: 10 {{ .. }}`",
             )  # fmt: skip
         within.names.update(zip(names, self.carries, strict=True))

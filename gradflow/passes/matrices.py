@@ -16,7 +16,8 @@ def matrix(a: Arguments, place: int = 0) -> Node:
     x = a.node(place)
     if len(x.type.axes) < 2:
         raise mistake(
-            "E0308", a.places[place].span, f"`{a.function.name}` needs a matrix, this is {v.kind_name(x)}", why="it factors a value along its last two axes",
+            "E0308", a.places[place].span, f"`{a.function.name}` needs a matrix, this is {v.kind_name(x)}",
+            why="it factors a value along its last two axes",
             fix="in a stage, ask for matrices: `on [row, col]`",
         )  # fmt: skip
     return x
@@ -59,8 +60,9 @@ def eigenvalue(a: Arguments) -> Any:
     k = -1 if getattr(tree, "id", "") == "last" else a.raw(1)
     if not isinstance(k, int) or isinstance(k, bool):
         raise mistake(
-            "E0301", tree.span, f"which eigenvalue is a whole number or `last`, this is {v.kind_name(k)}", why="they are counted from the smallest, 1", fix="`eigenvalue(x, 2)`"
-        )
+            "E0301", tree.span, f"which eigenvalue is a whole number or `last`, this is {v.kind_name(k)}",
+            why="they are counted from the smallest, 1", fix="`eigenvalue(x, 2)`",
+        )  # fmt: skip
     values = linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
     size = x.type.axes[-1].size
     place: Any = k - 1 if k > 0 else (size - 1 if size is not None else a.e.ops.elementwise("sub", a.e.ops.axis_size("eigen", values), 1))

@@ -83,17 +83,22 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
     """net(x): the model's output axes in place of the ones it consumes. A value with the axis `param` is the model at that point."""
     model = callee if isinstance(callee, v.Model) else _named_in(e, node.callee, scope)
     if model is None:
-        raise mistake("E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it", fix="call the model itself: `net(x)`")
+        raise mistake(
+            "E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it",
+            fix="call the model itself: `net(x)`",
+        )  # fmt: skip
     flat = e.parameters_of(model) if isinstance(callee, v.Model) else callee
     flat = e.ops.expand(flat, (*flat.type.without(["param"]), flat.type.axis("param")))
     if model.free is not None:
         raise mistake(
-            "E0203", node.callee.span, f"`{model.name}` is a tensor, not a network", why="it was declared with `free(..)`", fix=f"use it by name: `{model.name}`"
-        )
+            "E0203", node.callee.span, f"`{model.name}` is a tensor, not a network", why="it was declared with `free(..)`",
+            fix=f"use it by name: `{model.name}`",
+        )  # fmt: skip
     if len(node.args) != 1:
         raise mistake(
-            "E0401", node.span, f"`{model.name}` takes one value, {len(node.args)} given", why="a network is called on what goes in", fix=f"`{model.name}(train.x)`"
-        )
+            "E0401", node.span, f"`{model.name}` takes one value, {len(node.args)} given", why="a network is called on what goes in",
+            fix=f"`{model.name}(train.x)`",
+        )  # fmt: skip
     x = e.ops.constant(e.tensor(e.evaluate(node.args[0].value, scope), node.args[0].value))
     consumed = model.spec.inputs
     if len(x.type.axes) < len(consumed):
@@ -106,7 +111,8 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
         if size is not None and axis.size is not None and axis.size != size:
             raise mistake(
                 "E0302", node.args[0].span, f"`{model.name}` takes {size} along its last axis, `{axis.name}` has {axis.size}",
-                why=f"it was declared as `{model.spec.name}`", fix=f"declare it with {axis.size} inputs", secondary=(Label(model.span, "declared here"),),
+                why=f"it was declared as `{model.spec.name}`", fix=f"declare it with {axis.size} inputs",
+                secondary=(Label(model.span, "declared here"),),
             )  # fmt: skip
     lifted = flat.type.without(["param"])
     outputs = tuple(Axis(name, size) for name, size in model.spec.outputs)
@@ -163,14 +169,16 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
             if key is None:
                 shown = [n for n, p in params.items() if not p.hidden]
                 raise mistake(
-                    "E0401", arg.span, f"`{name}` takes {len(shown)} argument{'s' * (len(shown) != 1)}", label="one too many", why=f"they are {listed(shown)}", fix="remove it"
-                )
+                    "E0401", arg.span, f"`{name}` takes {len(shown)} argument{'s' * (len(shown) != 1)}", label="one too many",
+                    why=f"they are {listed(shown)}", fix="remove it",
+                )  # fmt: skip
             place += key != variadic
         if key not in params or params[key].hidden:
             shown = [n for n, p in params.items() if not p.hidden]
             place_of = head(arg.span, key)
             raise mistake(
-                "E0404", place_of, f"`{name}` has no parameter `{key}`", why=f"it takes {listed(shown)}", **suggestion(place_of, key, shown, "use one of these"),
+                "E0404", place_of, f"`{name}` has no parameter `{key}`", why=f"it takes {listed(shown)}",
+                **suggestion(place_of, key, shown, "use one of these"),
             )  # fmt: skip
         if key in bound:
             raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
@@ -179,7 +187,8 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
         if "model" in wanted and not isinstance(value, v.Model) and value is not v.NONE or "data" in wanted and not isinstance(value, v.Data):
             what = "model" if "model" in wanted else "data set"
             raise mistake(
-                "E0402", arg.value.span, f"`{key}` cannot be {v.kind_name(value)}", label=f"a {what} is needed", why=f"`{name}` works on a declared {what}",
+                "E0402", arg.value.span, f"`{key}` cannot be {v.kind_name(value)}", label=f"a {what} is needed",
+                why=f"`{name}` works on a declared {what}",
                 fix=f"give the name of a {what} of the pipeline",
             )  # fmt: skip
         value = {v.NONE: None}.get(value, value) if isinstance(value, type(v.NONE)) else value
@@ -189,7 +198,9 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
             bound[key] = value
     missing = [n for n, p in params.items() if not (p.hidden or p.variadic or n in bound) and p.default is inspect.Parameter.empty]
     if missing:
-        raise mistake("E0401", node.span, f"`{name}` needs `{missing[0]}`", why="the parameter has no default", fix=f"write `{name}({missing[0]}: ..)`")
+        raise mistake(
+            "E0401", node.span, f"`{name}` needs `{missing[0]}`", why="the parameter has no default", fix=f"write `{name}({missing[0]}: ..)`",
+        )  # fmt: skip
     if variadic is not None:
         bound[variadic] = tuple(rest)
     return bound
@@ -199,7 +210,8 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
     """A call that acts on the world: the runtime makes it before the region that reads its result."""
     if e.world is None or in_a_stage:
         raise mistake(
-            "E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline", why="a stage works on what flows through it, any number of times in a step",
+            "E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline",
+            why="a stage works on what flows through it, any number of times in a step",
             fix=f"draw it in the pipeline, `x ~ {name}(..)`, and pass it on",
         )  # fmt: skip
     scalar = isinstance(fields, FieldSpec)
@@ -221,8 +233,9 @@ def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
     policy, samples = arguments["policy"], arguments["samples"]
     if not isinstance(samples, v.Record) or "mask" not in samples.fields:
         raise mistake(
-            "E0206", node.span, "`score` needs a record of samples", why=f"its second argument is {v.kind_name(samples)}", fix="draw them: `samples ~ sample(policy, tasks, ..)`"
-        )
+            "E0206", node.span, "`score` needs a record of samples", why=f"its second argument is {v.kind_name(samples)}",
+            fix="draw them: `samples ~ sample(policy, tasks, ..)`",
+        )  # fmt: skip
     names = tuple(n for n in ("ids", "prompt_mask", "mask", "action", "length") if n in samples.fields)
     options = {k: x for k, x in arguments.items() if k not in ("policy", "samples", "reference")}
     fields = dict(samples.fields)
@@ -245,14 +258,18 @@ def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> A
     """The spec of `model x = mlp(..)` or `data x = digits(..)`, and the call that made it: (primitive, positional values, options)."""
     if not isinstance(node, s.Call):
         what = "data set" if kind == "data" else kind
-        raise mistake("E0519", node.span, f"a {what} is declared by a call", why="the call says what it is made of", fix=f"`{kind} x = {'digits' if kind == 'data' else 'mlp'}(..)`")
+        raise mistake(
+            "E0519", node.span, f"a {what} is declared by a call", why="the call says what it is made of",
+            fix=f"`{kind} x = {'digits' if kind == 'data' else 'mlp'}(..)`",
+        )  # fmt: skip
     name = node.callee.id if isinstance(node.callee, s.Name) else ""
     known = [n for n, p in catalogue().items() if p.kind == kind]
     if name not in known:
         what = "data set" if kind == "data" else kind
         known += ["free", "copy"] if kind == "model" else []
         raise mistake(
-            "E0208", node.callee.span, f"there is no {what} `{name}`" if name else f"a {what} is made by a call of its name", why=f"there are {listed(known, 20)}",
+            "E0208", node.callee.span, f"there is no {what} `{name}`" if name else f"a {what} is made by a call of its name",
+            why=f"there are {listed(known, 20)}",
             **suggestion(node.callee.span, name, known, "use one of these"),
         )  # fmt: skip
     bound = bind_primitive(e, name, node, scope)
@@ -266,7 +283,10 @@ def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> A
         raise mistake("E0209", node.span, sentence, why="it belongs to an optional part of gradflow", fix=command) from None
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise mistake("E0407", node.span, f"`{name}` cannot read `{error.filename}`", why=f"the system says: {why}", fix="correct the path, relative to where gradflow runs") from None
+        raise mistake(
+            "E0407", node.span, f"`{name}` cannot read `{error.filename}`", why=f"the system says: {why}",
+            fix="correct the path, relative to where gradflow runs",
+        ) from None  # fmt: skip
     except ValueError as error:
         why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
         raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None

@@ -14,7 +14,9 @@ from gradflow.passes.suggestions import listed, suggestion
 
 BASES = {"real", "int", "bool", "text"}
 KINDS = {"function", "objective", "estimator", "projection", "update", "exchange", "topology", "format", "schedule", "pipeline", "claim", "flow", "model", "data", "tools"}
-KIND_WORDS = {"objective": "an objective", "estimator": "an estimator", "update": "an update", "exchange": "an exchange", "data": "a data set", "flow": "a stage"}
+KIND_WORDS = {
+    "objective": "an objective", "estimator": "an estimator", "update": "an update", "exchange": "an exchange", "data": "a data set", "flow": "a stage",
+}  # fmt: skip
 STAGE_KINDS = {"estimator", "projection", "update", "exchange", "flow"}
 
 
@@ -57,7 +59,8 @@ def check_domain(e: Elaborator, param: s.Param, value: Any, span: Any, scope: Sc
 
     default = f"; the default is `{expression_text(param.default)}`" if param.default is not None else ""
     raise mistake(
-        "E0402", span, f"`{param.name}` cannot be {_shown(value)}", label=problems[0] if len(problems) == 1 else "fits none of them", why=f"its domain is `{type_text(param.type)}`",
+        "E0402", span, f"`{param.name}` cannot be {_shown(value)}", label=problems[0] if len(problems) == 1 else "fits none of them",
+        why=f"its domain is `{type_text(param.type)}`",
         fix=f"give a value of this domain{default}",
     )  # fmt: skip
 

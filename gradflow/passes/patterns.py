@@ -27,8 +27,15 @@ def match(e: Elaborator, pattern: s.Pattern | None, name: str, axes: tuple[Axis,
     if isinstance(pattern, s.TextPattern):
         return axes if fnmatchcase(name, pattern.text) and _holds(e, pattern.where, axes, scope, bound) else None
     if isinstance(pattern, s.NamedPattern):
-        raise unbuilt(pattern.span, f"`on {pattern.name}(..)` cannot run yet", "range over tensors by shape, `on [row, col]`, or by name, `on \"*.weight\"`")
+        raise unbuilt(
+            pattern.span, f"`on {pattern.name}(..)` cannot run yet", "range over tensors by shape, `on [row, col]`, or by name, `on \"*.weight\"`",
+        )  # fmt: skip
     names = [item.name for item in pattern.axes.items]
+    twice = next((item for place, item in enumerate(pattern.axes.items) if item.name in names[:place]), None)
+    if twice is not None:
+        raise mistake(
+            "E0313", twice.span, f"two axes would be called `{twice.name}`", why="a body knows the axes of its leaf by name", fix="give each a name of its own"
+        )
     if len(names) != len(axes):
         return None
     own = tuple(axis.name for axis in axes)
@@ -54,7 +61,8 @@ def _holds(e: Elaborator, condition: s.Expr | None, axes: tuple[Axis, ...], scop
     value = e.evaluate(condition, _inner(axes, scope, bound))
     if isinstance(value, Node):
         raise mistake(
-            "E0311", condition.span, "what a pattern asks must be known when the spec is compiled", why="which leaves a stage works on does not change while it runs",
+            "E0311", condition.span, "what a pattern asks must be known when the spec is compiled",
+            why="which leaves a stage works on does not change while it runs",
             fix="ask about sizes and parameters; inside the body, `when` asks about values",
         )  # fmt: skip
     return bool(value)

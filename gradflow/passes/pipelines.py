@@ -14,7 +14,7 @@ from typing import Any
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Label, Mistake, Report, mistake
+from gradflow.language.diagnostics import Mistake, Report, mistake
 from gradflow.passes import values as v
 from gradflow.passes.bodies import unpacked
 from gradflow.passes.calls import declared_axes, unbuilt
@@ -23,8 +23,8 @@ from gradflow.passes.flows import ElaboratedFlow, elaborate_flow
 from gradflow.passes.models import declare_primitive
 from gradflow.passes.place import split_rollout
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.passes.standalone import without_idle_states
+from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.passes.topologies import facts as topology_facts
 from gradflow.plan import program as p
 
@@ -100,8 +100,9 @@ class PipelineElaborator:
                 self.train(statement)
         if not trains:
             self.e.warn(
-                "W0201", self.definition.name_span, f"`{self.definition.name}` trains nothing", why="flows run on the clock of a `train` line", fix="end it with `train 100 steps`"
-            )
+                "W0201", self.definition.name_span, f"`{self.definition.name}` trains nothing", why="flows run on the clock of a `train` line",
+                fix="end it with `train 100 steps`",
+            )  # fmt: skip
             self.flow_actions([], self.scope)
         doc = self.definition.text("doc")
         models = {name: self.lifted(plan) for name, plan in self.models.items()}
@@ -119,8 +120,8 @@ class PipelineElaborator:
             self.statement(statement, self.scope)
         except Mistake as error:
             self.e.report.add(error.diagnostic)
-            names = statement.names if isinstance(statement, s.Declare | s.Input) else [t.name for t in statement.targets] if isinstance(statement, s.Bind) else ()
-            for name in names:
+            bound = [t.name for t in statement.targets] if isinstance(statement, s.Bind) else getattr(statement, "names", ())
+            for name in bound:
                 self.scope.names.setdefault(name, v.Broken(error.diagnostic))
 
     def lifted(self, plan: p.ModelPlan) -> p.ModelPlan:
@@ -219,7 +220,9 @@ class PipelineElaborator:
             found, other = scope.local(first.id) if isinstance(first, s.Name) else (False, None)
             other = self.e.force(other)
             if not found or not isinstance(other, v.Model):
-                raise mistake("E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`")
+                raise mistake(
+                    "E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`",
+                )  # fmt: skip
             self.models[name] = p.ModelPlan(name, other.spec, (), other.name, None, other.free is not None, statement.span)
             return v.Model(name, other.spec, statement.span, other.free, None, other.name)
         spec, declaration = declare_primitive(self.e, "model", tree, scope)
@@ -233,8 +236,9 @@ class PipelineElaborator:
         argument = tree.args[0].value if len(tree.args) == 1 else None
         if argument is None:
             raise mistake(
-                "E0401", tree.span, f"`free` takes one value, {len(tree.args)} given", why="a start value, or an axis list for zeros", fix="`free(0.5)`, or `free([row: 4, col: 3])`"
-            )
+                "E0401", tree.span, f"`free` takes one value, {len(tree.args)} given", why="a start value, or an axis list for zeros",
+                fix="`free(0.5)`, or `free([row: 4, col: 3])`",
+            )  # fmt: skip
         if isinstance(argument, s.ListOf):
             items = tuple(s.AxisItem(i.span, i.name or getattr(i.value, "id", ""), i.value if i.name else None) for i in argument.items)
             axes, start = declared_axes(self.e, s.Axes(argument.span, items), scope)[0], self.e.ops.constant(0.0)
@@ -245,8 +249,8 @@ class PipelineElaborator:
                 self.e.model_axes[name] = (start.type.axis("node"),)
         if any(a.size is None for a in axes):
             raise mistake(
-                "E0303", tree.span, f"the sizes of `{name}` must be known when the spec is compiled", why=f"it has {v.kind_name(start) if not isinstance(argument, s.ListOf) else 'axes'}"
-                " of unknown size", fix="give sizes: `free([row: 4, col: 3])`",
+                "E0303", tree.span, f"the sizes of `{name}` must be known when the spec is compiled",
+                why="the parameters of a model are laid out before anything runs", fix="give sizes: `free([row: 4, col: 3])`",
             )  # fmt: skip
         shape = tuple(a.size or 0 for a in axes)
         spec = ModelSpec("free", (LeafSpec("value", shape),), _no_module)
@@ -360,7 +364,8 @@ class PipelineElaborator:
         count = self.e.evaluate(statement.count, self.scope)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise mistake(
-                "E0526", statement.count.span, "how long to train must be a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(count)}",
+                "E0526", statement.count.span, "how long to train must be a whole number that is known when the spec is compiled",
+                why=f"this is {v.kind_name(count)}",
                 fix="give a number, or an `int` parameter of the pipeline",
             )  # fmt: skip
         settings = self.settings(statement)
@@ -393,15 +398,17 @@ class PipelineElaborator:
             if arg.name not in SETTINGS:
                 place = head(arg.span, arg.name) if arg.name else arg.span
                 raise mistake(
-                    "E0404", place, f"`train` has no setting `{arg.name}`" if arg.name else "a setting of `train` needs its name", why=f"settings are {listed(sorted(SETTINGS))}",
+                    "E0404", place, f"`train` has no setting `{arg.name}`" if arg.name else "a setting of `train` needs its name",
+                    why=f"settings are {listed(sorted(SETTINGS))}",
                     **suggestion(place, arg.name or "", SETTINGS, "use one of these"),
                 )  # fmt: skip
             value = arg.value.id if arg.name == "precision" and isinstance(arg.value, s.Name) else self.e.evaluate(arg.value, self.scope)
             least = {"epochs": 1, "minibatches": 1, "micro": 1, "seed": 0}.get(arg.name)
             if least is not None and (not isinstance(value, int) or value < least):
                 raise mistake(
-                    "E0402", arg.value.span, f"`{arg.name}` must be a whole number, at least {least}", why=f"this is {v.kind_name(value)}", fix=f"`{arg.name}: {least}`, say"
-                )
+                    "E0402", arg.value.span, f"`{arg.name}` must be a whole number, at least {least}", why=f"this is {v.kind_name(value)}",
+                    fix=f"`{arg.name}: {least}`, say",
+                )  # fmt: skip
             if arg.name == "precision" and value not in ("float32", "float64", "bfloat16"):
                 words = ("float32", "float64", "bfloat16")
                 raise mistake(
@@ -416,8 +423,9 @@ class PipelineElaborator:
         if not isinstance(count, int) or count < 1:
             place = statement.count.span if statement.count is not None else statement.span
             raise mistake(
-                "E0526", place, "a period must be a whole number, at least 1", why=f"this is {v.kind_name(count)}", fix=f"`every 10 {UNITS.get(statement.unit, statement.unit)} {{ .. }}`"
-            )
+                "E0526", place, "a period must be a whole number, at least 1", why=f"this is {v.kind_name(count)}",
+                fix=f"`every 10 {UNITS.get(statement.unit, statement.unit)} {{ .. }}`",
+            )  # fmt: skip
         return self.reports(statement.body, count, UNITS.get(statement.unit, statement.unit), scope, statement.span)
 
     def reports(self, statements: tuple[s.Statement, ...], count: int, unit: str, scope: Scope, span: Any) -> p.Periodic:
@@ -440,7 +448,8 @@ class PipelineElaborator:
 
                     word = statement_word(one)
                     raise mistake(
-                        "E0501", head(one.span, word), f"`{word}` has no place in an `every` block", why="it holds `report`, `checkpoint` and formulas",
+                        "E0501", head(one.span, word), f"`{word}` has no place in an `every` block",
+                        why="it holds `report`, `checkpoint` and formulas",
                         fix="put it in the `train` block around it, or in the pipeline",
                     )  # fmt: skip
         used = {n["path"][0] for _, root in results for n in ordered([root]) if n.op == "source" and n["kind"] == "world"}

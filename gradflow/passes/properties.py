@@ -114,7 +114,8 @@ def _property(e: Elaborator, tree: s.Expr, scope: Scope) -> Property:
     if not isinstance(name, s.Name) or name.id not in GRADIENT:
         place, word = (name.span, name.id) if isinstance(name, s.Name) else (tree.span, "")
         raise mistake(
-            "E0601", place, f"`{word}` is no property of a gradient" if word else "a property of a gradient is needed here", why=f"properties are {listed(GRADIENT, 20)}",
+            "E0601", place, f"`{word}` is no property of a gradient" if word else "a property of a gradient is needed here",
+            why=f"properties are {listed(GRADIENT, 20)}",
             **suggestion(place, word, GRADIENT, "use one of these"),
         )  # fmt: skip
     values: dict[str, Any] = {}
@@ -200,7 +201,9 @@ def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Sc
         "unbiased": "the mean of C(x) must be x",
     }
     unbiased = name == "contractive" and any(p.name == "unbiased" for p in gives)
-    fix = "`scaled(..)` makes an unbiased compressor contractive; or use `topk(10%)`" if unbiased else f"use a stage that gives `{name}`, or state it there: `gives {name}(..)`"
+    fix = f"use a stage that gives `{name}`, or state it there: `gives {name}(..)`"
+    if unbiased:
+        fix = "`scaled(..)` makes an unbiased compressor contractive; or use `topk(10%)`"
     place = getattr(value, "span", NOWHERE)
     where = stage.span if stage is not None and place.file != stage.span.file else place if stage is not None else tree.span
     owner = stage.name if stage is not None else scope.owner
@@ -247,7 +250,8 @@ def check_over(e: Elaborator, stage: v.Stage, topology: v.Topology | None, span:
         return
     if topology is None:
         raise mistake(
-            "E0604", stage.span, f"`{stage.name}` exchanges over a topology, and this flow has none", why="an exchange says what crosses the network; the flow says who is there",
+            "E0604", stage.span, f"`{stage.name}` exchanges over a topology, and this flow has none",
+            why="an exchange says what crosses the network; the flow says who is there",
             fix="`flow net over star(16): ..`",
         )  # fmt: skip
     missing = [name for name in _names(over) if not stated(topology, name)]
@@ -256,7 +260,9 @@ def check_over(e: Elaborator, stage: v.Stage, topology: v.Topology | None, span:
         return
     for name in missing:
         if not found.holds(name):
-            raise mistake("E0603", span, f"`{stage.name}` needs a {name} topology; `{topology.name}` is not", why=found.why(name), fix=found.fix(name))
+            raise mistake(
+                "E0603", span, f"`{stage.name}` needs a {name} topology; `{topology.name}` is not", why=found.why(name), fix=found.fix(name),
+            )  # fmt: skip
 
 
 def _names(tree: s.Expr) -> list[str]:

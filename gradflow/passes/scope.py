@@ -168,5 +168,6 @@ class Scope:
             return module(path)
         except OSError:
             raise mistake(
-                "E0204", node.span, f"cannot read `{path}`", why="the import names a file that is not there", fix="correct the path; it is relative to this file"
-            ) from None
+                "E0204", node.span, f"cannot read `{path}`", why="the import names a file that is not there",
+                fix="correct the path; it is relative to this file",
+            ) from None  # fmt: skip

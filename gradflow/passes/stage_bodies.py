@@ -17,8 +17,8 @@ from gradflow.passes.bodies import Body
 from gradflow.passes.calls import declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
+from gradflow.passes.suggestions import head, listed, suggestion
 
 
 class StageBody(Body):
@@ -83,7 +83,8 @@ class StageBody(Body):
             return self.gradient()
         if name == "param":
             raise mistake(
-                "E0512", self.stage.span, f"`{self.stage.name}` reads `param`, and a stage before it has changed the coordinates", secondary=(Label(node.span, "read here"),),
+                "E0512", self.stage.span, f"`{self.stage.name}` reads `param`, and a stage before it has changed the coordinates",
+                secondary=(Label(node.span, "read here"),),
                 why="what flows here is not shaped like the parameters any more; the leading `param` of `param <- param + ..` is no read",
                 fix=f"put `{self.stage.name}` before the projection",
             )  # fmt: skip
@@ -342,7 +343,9 @@ class StageBody(Body):
         if slot is None:
             return super().assign(target, value, scope, statement)
         if target.index:
-            raise unbuilt(target.span, "a state cannot be assigned in part yet", f"assign the whole: `{target.name} <- where(position(axis) == i, new, {target.name})`")
+            raise unbuilt(
+                target.span, "a state cannot be assigned in part yet", f"assign the whole: `{target.name} <- where(position(axis) == i, new, {target.name})`",
+            )  # fmt: skip
         node = self.e.ops.constant(self.e.tensor(value, statement.value))
         node = self.placed_on(node, slot.type.axes, statement)
         wide = self.flow.settle(slot.key, Type(slot.type.base, node.type.axes, slot.type.target))
@@ -386,7 +389,10 @@ class StageBody(Body):
     def mix(self, value: Node, node: s.Node) -> Node:
         topology = self.flow.topology
         if topology is None:
-            raise mistake("E0518", node.span, "`mix` needs a topology", why="it averages over neighbors", fix="say who talks to whom: `flow net over ring(16): ..`")
+            raise mistake(
+                "E0518", node.span, "`mix` needs a topology", why="it averages over neighbors",
+                fix="say who talks to whom: `flow net over ring(16): ..`",
+            )  # fmt: skip
         from gradflow.passes.topologies import weights_of
 
         weights = weights_of(self.e, topology, node.span)
@@ -399,7 +405,8 @@ class StageBody(Body):
         """A stage as a function: what a projection makes of a value, or the step that an update makes of it."""
         if len(node.args) != 1 or node.args[0].name is not None:
             raise mistake(
-                "E0401", node.span, f"a stage used as a function takes one value, {len(node.args)} given", why="it is called on the gradient that it is to work on",
+                "E0401", node.span, f"a stage used as a function takes one value, {len(node.args)} given",
+                why="it is called on the gradient that it is to work on",
                 fix="`compress(grad)`; its options are given where it is named",
             )  # fmt: skip
         value = self.flat(self.e.evaluate(node.args[0].value, scope))
@@ -435,7 +442,9 @@ def special_arguments(node: s.Call, name: str) -> tuple[dict[str, s.Expr], list[
     wanted, options = SPECIAL_CALLS[name]
     places = [arg.value for arg in node.args if arg.name is None]
     if len(places) != wanted:
-        why, fix = ("`grad(at: x)` takes options alone", "name it: `at: ..`") if name == "grad" else (f"it is `{name}(g)`", "give it what flows: `grad`, say")
+        why, fix = f"it is `{name}(g)`", "give it what flows: `grad`, say"
+        if name == "grad":
+            why, fix = "`grad(at: x)` takes options alone", "name it: `at: ..`"
         raise mistake("E0401", node.span, f"`{name}` takes {wanted} value{'s' * (wanted != 1)}, {len(places)} given", why=why, fix=fix)
     for arg in node.args:
         if arg.name and arg.name not in options:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradflow.graph.graph import Node
-from gradflow.graph.types import Axis, Type, union
+from gradflow.graph.types import Axis, AxisConflict, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.language.source import NOWHERE, Span
 from gradflow.passes import values as v
 from gradflow.passes.calls import applied
-from gradflow.passes.expressions import Elaborator
+from gradflow.passes.expressions import Elaborator, two_sizes
 from gradflow.passes.patterns import match
 from gradflow.passes.scope import Scope
 
@@ -123,8 +123,9 @@ class Flow:
 def elsewhere(span: Span, why: str) -> Mistake:
     """`grad(at: ..)` where only the gradient at the parameters is to be had."""
     return mistake(
-        "E0514", span, "the gradient cannot be asked for at another point here", why=why, fix="put the stage that asks before the one that stands between it and the objective"
-    )
+        "E0514", span, "the gradient cannot be asked for at another point here", why=why,
+        fix="put the stage that asks before the one that stands between it and the objective",
+    )  # fmt: skip
 
 
 def constant_upstream(value: Node, why: str) -> Upstream:
@@ -156,7 +157,8 @@ def stage_value(e: Elaborator, tree: s.Expr, scope: Scope) -> Any:
     if isinstance(value, v.STAGES):
         return value
     raise mistake(
-        "E0515", tree.span, f"{v.kind_name(value)} cannot stand in a flow", why="after the objective come an estimator, projections, an exchange and an update",
+        "E0515", tree.span, f"{v.kind_name(value)} cannot stand in a flow",
+        why="after the objective come an estimator, projections, an exchange and an update",
         fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
     )  # fmt: skip
 
@@ -239,7 +241,10 @@ class FlowBuilder:
     def body(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool = False) -> Change:
         from gradflow.passes.stage_bodies import StageBody
 
-        return StageBody(self, stage, up, bundle, below, path, leaf, quiet).change()
+        try:
+            return StageBody(self, stage, up, bundle, below, path, leaf, quiet).change()
+        except AxisConflict as conflict:
+            raise two_sizes(stage.span, conflict) from None
 
     # ---- leaves apart and together
 
@@ -272,7 +277,8 @@ class FlowBuilder:
     def no_update(self, stage: v.Stage, bundle: Bundle, rest: list[int]) -> None:
         names = ", ".join(f"`{bundle.leaves[i].name}` [{', '.join(str(a.size) for a in bundle.leaves[i].axes)}]" for i in rest[:4])
         raise mistake(
-            "E0513", stage.span, f"`{stage.name}` does not fit every leaf, and nothing else updates the others", label=f"leaves {names} stay where they are",
+            "E0513", stage.span, f"`{stage.name}` does not fit every leaf, and nothing else updates the others",
+            label=f"leaves {names} stay where they are",
             why="a leaf with no update is trained by nobody", fix=f"give them another rule: `({stage.name}(..) on [row, col] | adamw())`",
         )  # fmt: skip
 
@@ -381,7 +387,8 @@ class FlowBuilder:
             return change.value
         if bundle.param is None:
             raise mistake(
-                "E0512", change.value.span, "`param` cannot be read behind a change of coordinates", why="what flows here is not shaped like the parameters any more",
+                "E0512", change.value.span, "`param` cannot be read behind a change of coordinates",
+                why="what flows here is not shaped like the parameters any more",
                 fix="put this stage before the projection",
             )  # fmt: skip
         return self.e.ops.constant(self.e.ops.elementwise("sub", change.value, bundle.param))

@@ -20,7 +20,6 @@ from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed
 
-
 STATED = ("connected", "central", "doubly_stochastic")
 
 
@@ -39,8 +38,9 @@ class TopologyBody(Body):
         """`gives connected`: stated, so that checking need not compute it; a test computes it for the shipped ones."""
         if not isinstance(statement.value, s.Name) or statement.value.id not in STATED:
             raise mistake(
-                "E0601", statement.value.span, "this is no property of a topology", why=f"properties are {listed(STATED)}", fix="state one of these, or leave the line out"
-            )
+                "E0601", statement.value.span, "this is no property of a topology", why=f"properties are {listed(STATED)}",
+                fix="state one of these, or leave the line out",
+            )  # fmt: skip
         self.given.add(statement.value.id)
 
 
@@ -50,7 +50,8 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
         value = e.evaluate(definition.value, scope)
         if not isinstance(value, v.Topology):
             raise mistake(
-                "E0301", definition.value.span, f"a topology is needed here, this is {v.kind_name(value)}", why="an alias of kind topology stands for one",
+                "E0301", definition.value.span, f"a topology is needed here, this is {v.kind_name(value)}",
+                why="an alias of kind topology stands for one",
                 fix="`topology pairs = ring(16)`, say",
             )  # fmt: skip
         weights = scope.local("weights")
@@ -61,8 +62,9 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
     found, nodes = scope.local("nodes")
     if not found:
         raise mistake(
-            "E0605", definition.name_span, f"`{definition.name}` does not say how many nodes it has", why="links and weights run over the axis `node`", fix="add `nodes = n`"
-        )
+            "E0605", definition.name_span, f"`{definition.name}` does not say how many nodes it has",
+            why="links and weights run over the axis `node`", fix="add `nodes = n`",
+        )  # fmt: skip
     nodes = nodes if isinstance(nodes, int) and not isinstance(nodes, bool) else None
     directed = any(link.directed for link in body.links) or scope.local("directed")[1] is True
     given = scope.local("adjacency")[1]
@@ -80,7 +82,8 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
         return v.Topology(text, nodes, e.ops.constant(e.ops.elementwise("ne", weights_value, 0)), weights_value, True, {}, False)
     if nodes is None or nodes < 1:
         raise mistake(
-            "E0605", definition.name_span, f"`{definition.name}` needs a number of nodes known when the spec is compiled, at least 1", why="every node has its place in the plan",
+            "E0605", definition.name_span, f"`{definition.name}` needs a number of nodes known when the spec is compiled, at least 1",
+            why="every node has its place in the plan",
             fix="`nodes = n`, with n a number or an `int` parameter",
         )  # fmt: skip
     adjacency = _adjacency(e, body, scope, nodes)
@@ -130,7 +133,8 @@ def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.To
     if node.op == "*" and isinstance(right, v.Topology):
         return product(e, left, right)
     raise mistake(
-        "E0301", node.span, f"topologies are combined by `*` and by `^` with a whole number, not with {v.kind_name(right)}", why="`*` is their Cartesian product, `^` repeats it",
+        "E0301", node.span, f"topologies are combined by `*` and by `^` with a whole number, not with {v.kind_name(right)}",
+        why="`*` is their Cartesian product, `^` repeats it",
         fix="`ring(3) * ring(4)`, or `path(2)^3`",
     )  # fmt: skip
 
@@ -142,7 +146,10 @@ def _single(e: Elaborator) -> v.Topology:
 
 def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
     if a.nodes is None or b.nodes is None:
-        raise mistake("E0605", e.ops.span, "a product needs factors of known size", why="the nodes of the product are pairs of theirs", fix="give both a number of nodes")
+        raise mistake(
+            "E0605", e.ops.span, "a product needs factors of known size", why="the nodes of the product are pairs of theirs",
+            fix="give both a number of nodes",
+        )  # fmt: skip
     ops = e.ops
     n = a.nodes * b.nodes
     here, there = ops.range(Axis("node", n)), ops.range(Axis("from", n))

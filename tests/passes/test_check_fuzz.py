@@ -7,6 +7,7 @@ or a statement dropped or doubled. What the definition names besides is found in
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -21,8 +22,10 @@ from gradflow.language.diagnostics import Diagnostic, Edit, GradflowError
 from gradflow.language.fixes import apply_edits
 from gradflow.language.parser import parse
 from gradflow.language.source import Source, Span
+from gradflow.passes.expressions import FRAMES
 from gradflow.passes.scope import standard_files
 
+sys.setrecursionlimit(max(sys.getrecursionlimit(), FRAMES))  # as the checker does; hypothesis warns of a change in the middle of a test
 SLOWEST = 5.0  # seconds that a check may take; a mutated spec may well describe something large
 HUGE = "1e9"
 NUMBERS = ["0", "-1", "1", "2", "3", "0.5", "7", "64", "1e-3", HUGE, "10%"]
@@ -30,7 +33,8 @@ OPERATORS = {
     "+": "-*/^", "-": "+*", "*": "+/^", "/": "*-", "^": "*+", "<": [">", "=="], ">": ["<=", "!="], "<=": [">"], ">=": ["<"], "==": ["!=", "<"],
     "!=": ["=="], "and": ["or", "+"], "or": ["and"], "=": ["~", "<-"], "~": ["=", "<-"], "<-": ["=", "~"],
 }  # fmt: skip
-WORDS = ["grad", "param", "t", "progress", "node", "token", "sample", "mean", "sum", "max", "svd", "rank", "uniform", "none", "inf", "backprop", "adam", "ring", "step"]
+WORDS = "grad param t progress node token sample mean sum max svd rank uniform none inf backprop adam ring step".split()
+STATEMENTS = (s.Bind, s.State, s.Input, s.Return, s.Minimize, s.Flow, s.Train, s.Declare, s.Require, s.Gives, s.When, s.Repeat)
 OPERATOR = re.compile(r"<-|<=|>=|==|!=|[-+*/^<>=~]|\band\b|\bor\b")
 
 
@@ -67,7 +71,7 @@ def _of_node(source: Source, node: s.Node, names: list[str]) -> Iterator[tuple[E
         yield tuple(Edit(span, number) for number in NUMBERS)
     elif isinstance(node, s.Arg):
         yield (Edit(span, "1"), Edit(span, ""), Edit(span, f"{text}, {text}"), *((Edit(span, text.partition(":")[2]),) if node.name else ()))
-    elif isinstance(node, s.Bind | s.State | s.Input | s.Return | s.Minimize | s.Flow | s.Train | s.Declare | s.Require | s.Gives | s.When | s.Repeat):
+    elif isinstance(node, STATEMENTS):
         yield (Edit(span, ""), Edit(span, f"{text}\n{text}"))
     if isinstance(node, s.Binary | s.Compare | s.Bind):
         inner = list(s.children(node))
