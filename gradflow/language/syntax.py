@@ -13,7 +13,7 @@ from typing import Any
 from gradflow.language.source import Span
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
     span: Span
 
@@ -21,7 +21,7 @@ class Node:
 # ---- expressions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Number(Node):
     """A number as written: `text` keeps `1e-3`, `10%` (value 0.1) or `4GB` (value in bytes); `kind` is number, percent or size."""
 
@@ -30,17 +30,17 @@ class Number(Node):
     kind: str = "number"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class String(Node):
     value: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Name(Node):
     id: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slice(Node):
     """`a .. b`, either side may be missing."""
 
@@ -48,46 +48,46 @@ class Slice(Node):
     stop: Expr | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arg(Node):
     name: str | None
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group(Node):
     """Parentheses: one unnamed item is just that item; several, or named ones, are a tuple or a record."""
 
     items: tuple[Arg, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ListOf(Node):
     """`[a, b: n]`: an axis list where axes are expected, else a list of values."""
 
     items: tuple[Arg, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call(Node):
     callee: Expr
     args: tuple[Arg, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index(Node):
     value: Expr
     args: tuple[Arg, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Field(Node):
     value: Expr
     name: str
     name_span: Span
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unary(Node):
     """`-x` (op "-") or `not x` (op "not")."""
 
@@ -95,7 +95,7 @@ class Unary(Node):
     operand: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Binary(Node):
     """`+ - * / ^ and or`."""
 
@@ -104,7 +104,7 @@ class Binary(Node):
     right: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compare(Node):
     """`a < b <= c`: operands one more than ops."""
 
@@ -112,20 +112,20 @@ class Compare(Node):
     ops: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lambda(Node):
     params: tuple[str, ...]
     body: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain(Node):
     """`a -> b -> c`: the flow."""
 
     stages: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Guarded(Node):
     """`stage on pattern`."""
 
@@ -133,7 +133,7 @@ class Guarded(Node):
     pattern: Pattern
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Alternatives(Node):
     """`a on P | b`: each leaf takes the first that fits."""
 
@@ -146,7 +146,7 @@ Expr = Number | String | Name | Slice | Group | ListOf | Call | Index | Field | 
 # ---- types and patterns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AxisItem(Node):
     """One entry of an axis list: `token`, `r: min(rank, cut)`, `*unit`, `train.x`."""
 
@@ -155,7 +155,7 @@ class AxisItem(Node):
     spliced: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axes(Node):
     """`[sample, token]` or `[sample -> prompt]`."""
 
@@ -163,7 +163,7 @@ class Axes(Node):
     target: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound(Node):
     """`> 0`, or an interval `in [0, 1)`: then `op` is "in"."""
 
@@ -174,25 +174,25 @@ class Bound(Node):
     high_closed: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TypeOne(Node):
     base: str | None
     axes: Axes | None = None
     bound: Bound | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TypeExpr(Node):
     options: tuple[TypeOne, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShapePattern(Node):
     axes: Axes
     where: Expr | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NamedPattern(Node):
     """`linear(x: [row, in], ...)`, `node(i)`, `wait(dt)`."""
 
@@ -201,7 +201,7 @@ class NamedPattern(Node):
     where: Expr | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextPattern(Node):
     """`"*.attn.proj"`: leaves by name."""
 
@@ -215,26 +215,26 @@ Pattern = ShapePattern | NamedPattern | TextPattern
 # ---- statements
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Doc(Node):
     kind: str
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Input(Node):
     names: tuple[str, ...]
     type: TypeExpr
     default: Expr | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vary(Node):
     names: tuple[str, ...]
     type: TypeExpr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State(Node):
     names: tuple[str, ...]
     type: TypeExpr | None
@@ -243,7 +243,7 @@ class State(Node):
     storage: Expr | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Declare(Node):
     """`data a, b = ...` or `model net = ... as format`."""
 
@@ -253,7 +253,7 @@ class Declare(Node):
     storage: Expr | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target(Node):
     """What an assignment or a flow writes: `x`, `net.scale`, `z[i]`."""
 
@@ -261,7 +261,7 @@ class Target(Node):
     index: tuple[Arg, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bind(Node):
     """`x = e` (formula), `x ~ e` (draw), `x <- e` (assignment)."""
 
@@ -270,29 +270,29 @@ class Bind(Node):
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Minimize(Node):
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SubjectTo(Node):
     name: str | None
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportAs(Node):
     name: str
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Return(Node):
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Require(Node):
     """`require`, `prefer` or `expect`."""
 
@@ -301,24 +301,24 @@ class Require(Node):
     message: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gives(Node):
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class When(Node):
     condition: Expr
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StartValue(Node):
     name: str
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Repeat(Node):
     axis: AxisItem | None
     backward: bool
@@ -327,7 +327,7 @@ class Repeat(Node):
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class On(Node):
     each: bool
     pattern: Pattern
@@ -335,12 +335,12 @@ class On(Node):
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backward(Node):
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Every(Node):
     """`every 20 rounds { }`; `every step { }` has no count and the unit as its name."""
 
@@ -349,7 +349,7 @@ class Every(Node):
     body: tuple[Statement, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flow(Node):
     targets: tuple[Target, ...]
     over: Expr | None
@@ -357,7 +357,7 @@ class Flow(Node):
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Train(Node):
     count: Expr
     unit: str
@@ -365,29 +365,29 @@ class Train(Node):
     body: tuple[Statement, ...] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScheduleIs(Node):
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut(Node):
     axis: str
     size: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recompute(Node):
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Carry(Node):
     name: str
     value: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Link(Node):
     """`link i <-> j if e`; directed with `->`."""
 
@@ -397,7 +397,7 @@ class Link(Node):
     condition: Expr | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bare(Node):
     """`checkpoint` or `reset`."""
 
@@ -436,14 +436,14 @@ Statement = (
 # ---- definitions and the file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Param(Node):
     name: str
     type: TypeExpr | None = None
     default: Expr | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Definition(Node):
     """`kind name(params) [on pattern] [over property] { body }`, or an alias `= value` (then `body` is None)."""
 
@@ -461,13 +461,13 @@ class Definition(Node):
         return " ".join(s.text for s in self.body or () if isinstance(s, Doc) and s.kind == kind)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Import(Node):
     path: str
     alias: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comment(Node):
     """`# ...`; `alone` when nothing else stands on its line."""
 
@@ -475,7 +475,7 @@ class Comment(Node):
     alone: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class File(Node):
     items: tuple[Import | Definition, ...]
     comments: tuple[Comment, ...] = ()
