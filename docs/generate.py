@@ -116,7 +116,7 @@ def spec_block(text: str, kind: str = "gflow") -> str:
 
 
 def builtin_tables() -> Iterator[tuple[str, str]]:
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
 
     found: dict[str, list[str]] = {}
     for function in BUILTINS.values():

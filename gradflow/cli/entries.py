@@ -74,7 +74,7 @@ def signature(definition: s.Definition) -> str:
 
 
 def builtins() -> Iterator[Entry]:
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
 
     for function in sorted(BUILTINS.values(), key=lambda f: f.family):
         yield Entry("built-in", function.name, function.signature, function.doc, function.family)
@@ -137,7 +137,7 @@ def defined_in(path: Path) -> set[str]:
 def all_names() -> list[str]:
     """Every name that `explain` knows, for suggestions."""
     from gradflow.library.catalogue import catalogue
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
     from gradflow.passes.scope import standard_files, standard_index
 
     stems = [path.stem for path in standard_files()]

@@ -103,7 +103,7 @@ class Body:
                 self.bind(target, one, scope)
 
     def draw(self, statement: s.Bind, scope: Scope) -> Any:
-        from gradflow.passes.draws import drawn
+        from gradflow.builtins.draws import drawn
 
         return drawn(self.e, statement, scope)
 

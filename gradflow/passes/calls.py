@@ -24,7 +24,7 @@ STAGE_DEFINITIONS = ("estimator", "projection", "exchange", "update")
 
 def definition_value(e: Elaborator, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
     """What a name means that is no local one: a definition here or in the library, a primitive, a built-in."""
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
 
     found = scope.find(name, _inside(scope))
     if found is not None:
@@ -75,7 +75,7 @@ def call(e: Elaborator, node: s.Call, scope: Scope) -> Any:
             return value
     callee = e.evaluate(node.callee, scope)
     if isinstance(callee, v.Builtin):
-        from gradflow.passes.builtins import BUILTINS
+        from gradflow.builtins.functions import BUILTINS
 
         return BUILTINS[callee.name].handler(e, node, scope)
     if isinstance(callee, v.Function):
@@ -114,7 +114,7 @@ def _not_callable(node: s.Call, callee: Any, scope: Scope) -> Exception:
 
 
 def _hides_function(name: str, scope: Scope) -> bool:
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
 
     return name in BUILTINS or scope.find(name) is not None
 

@@ -41,7 +41,7 @@ def check_module(module: Module, report: Report) -> None:
                 check_definition(e, definition, module)
             except _NoStandIn:
                 continue
-    from gradflow.passes.lint import lint_module
+    from gradflow.analyses.lint import lint_module
 
     lint_module(module, report)
 

@@ -217,7 +217,7 @@ class Elaborator:
         return definition_value(self, name, scope, node)
 
     def builtin_names(self) -> Iterable[str]:
-        from gradflow.passes.builtins import BUILTINS
+        from gradflow.builtins.functions import BUILTINS
 
         return BUILTINS
 

@@ -111,7 +111,7 @@ class FlowElaborator:
         key = (flat.id, fresh)
         if key not in self.memo:
             self.check_loss(loss, flat)
-            from gradflow.passes.builtins import derivative
+            from gradflow.builtins.functions import derivative
 
             self.memo[key] = derivative(self.e, loss, flat, self.chain[0].tree.span)
         return self.memo[key]

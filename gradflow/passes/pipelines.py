@@ -109,7 +109,7 @@ class PipelineElaborator:
         source = self.scope.module.source
         program = p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, source.name, source.text)
         if not self.e.report.errors:
-            from gradflow.passes.knobs import check_knobs
+            from gradflow.analyses.knobs import check_knobs
 
             check_knobs(self.e, program, self.definition, self.scope)
         return program
@@ -275,7 +275,7 @@ class PipelineElaborator:
 
     def draw(self, statement: s.Bind, scope: Scope) -> None:
         """`samples ~ sample(..)`: once a unit, held. Other draws are regions whose value is held."""
-        from gradflow.passes.draws import drawn
+        from gradflow.builtins.draws import drawn
 
         name = statement.targets[0].name
         self.fresh_name(name, scope, statement.span)

@@ -265,7 +265,7 @@ class FlowBuilder:
 
             groups.append(((place,), run))
         if self.e.world is not None:
-            from gradflow.passes.knobs import clamped_rank
+            from gradflow.analyses.knobs import clamped_rank
 
             clamped_rank(self.e, stage, fitting)
         if rest:

@@ -10,7 +10,7 @@ import pytest
 from gradflow.cli import methods
 from gradflow.language.codes import PAGES
 from gradflow.library.catalogue import catalogue
-from gradflow.passes.builtins import BUILTINS
+from gradflow.builtins.functions import BUILTINS
 from gradflow.passes.scope import module, standard_files
 from tests.cli.conftest import Run
 

@@ -16,7 +16,7 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.passes.arguments import Arguments, BuiltinFunction, is_axis
+from gradflow.builtins.arguments import Arguments, BuiltinFunction, is_axis
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
@@ -612,5 +612,5 @@ def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options:
     return e.ops.make("linalg", inputs, type_, name=name, options=tuple(sorted(options.items())))
 
 
-from gradflow.passes import draws as _draws  # noqa: E402,F401  (adds its family to the table)
-from gradflow.passes import matrices as _matrices  # noqa: E402,F401
+from gradflow.builtins import draws as _draws  # noqa: E402,F401  (adds its family to the table)
+from gradflow.builtins import matrices as _matrices  # noqa: E402,F401

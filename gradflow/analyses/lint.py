@@ -92,7 +92,7 @@ def _inside(module: Module, name: str, span: Span) -> Span:
 def _sees_inputs(definition: s.Definition) -> bool:
     """Whether an input is used by its name alone. A function may take what it does not need, because it is called by place; what an
     objective does not read itself, the functions that it calls take from its record."""
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
 
     if definition.kind == "objective":
         return all(isinstance(call.callee, s.Name) and call.callee.id in BUILTINS for call in s.walk(definition) if isinstance(call, s.Call))
@@ -123,7 +123,7 @@ def _names_read(definition: s.Definition) -> frozenset[str]:
 
 
 def _hiding(module: Module, definition: s.Definition, report: Report) -> None:
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
     from gradflow.passes.expressions import CLOCKS, CONSTANTS
 
     words = {*BUILTINS, *CLOCKS, *CONSTANTS, *(STAGE_WORDS if definition.kind in STAGES else ())}
@@ -151,7 +151,7 @@ def _hides(span: Span, name: str, what: str, why: str) -> Diagnostic:
 
 
 def _what(name: str) -> str:
-    from gradflow.passes.builtins import BUILTINS
+    from gradflow.builtins.functions import BUILTINS
 
     return f"the built-in {'function' if name in BUILTINS else 'name'} `{name}`"
 

@@ -8,8 +8,8 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.passes.arguments import Arguments
-from gradflow.passes.builtins import builtin, linalg
+from gradflow.builtins.arguments import Arguments
+from gradflow.builtins.functions import builtin, linalg
 
 
 def matrix(a: Arguments, place: int = 0) -> Node:

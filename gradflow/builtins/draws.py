@@ -9,8 +9,8 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.passes.arguments import Arguments
-from gradflow.passes.builtins import builtin, length, one_of
+from gradflow.builtins.arguments import Arguments
+from gradflow.builtins.functions import builtin, length, one_of
 from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 
