@@ -19,9 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gradflow.backends.torch import lower
 from torch import Tensor
 
+from gradflow.backends.torch import lower
 from gradflow.graph.graph import Graph, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import INT, Axis, Type

@@ -70,7 +70,9 @@ def pipelines_of(module: Module) -> list[str]:
     return [d.name for d in module.tree.definitions if d.kind == "pipeline"]
 
 
-def build(module: Module, pipeline: str | None = None, overrides: Sequence[str] = (), bind: Mapping[str, Any] | None = None) -> tuple[Program | None, list[Diagnostic]]:
+def build(
+    module: Module, pipeline: str | None = None, overrides: Sequence[str] = (), bind: Mapping[str, Any] | None = None
+) -> tuple[Program | None, list[Diagnostic]]:
     """A pipeline's program (None if it has errors) and its diagnostics. `overrides` are texts `name=value`; `bind` are values at hand."""
     from gradflow.passes.pipelines import PipelineElaborator
 
@@ -106,7 +108,10 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
     definition, home = module.definitions[name or names[0]], module.scope()
     e = Elaborator(report, module.source.name)
     given = {**_overrides(overrides, definition, home), **{key: (None, value, home) for key, value in bind.items() if not key.startswith("#")}}
-    bound: dict[str, Any] = {**bind_parameters(e, definition, home, given, {}, definition.name_span), **{k: x for k, x in bind.items() if k.startswith("#")}}
+    bound: dict[str, Any] = {
+        **bind_parameters(e, definition, home, given, {}, definition.name_span),
+        **{k: x for k, x in bind.items() if k.startswith("#")},
+    }
     while definition.value is not None:
         scope = home.child(definition.name)
         scope.names.update(bound)

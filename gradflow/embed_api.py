@@ -52,7 +52,9 @@ def check(source: str | Path) -> list[Diagnostic]:
         return list(error.diagnostics)
 
 
-def compile(source: str | Path, pipeline: str | None = None, bind: Mapping[str, Any] | None = None, allow_python: bool = False, **parameters: Any) -> Compiled:  # noqa: A001
+def compile(
+    source: str | Path, pipeline: str | None = None, bind: Mapping[str, Any] | None = None, allow_python: bool = False, **parameters: Any
+) -> Compiled:
     """A pipeline of a text, a file or a shipped spec (`path:pipeline` or `pipeline=..` where it is not the first).
 
     `parameters` are the pipeline's own; `bind` puts a torch module in the place of a declared model (`{"net": my_module}`, same call), or
@@ -69,7 +71,13 @@ def compile(source: str | Path, pipeline: str | None = None, bind: Mapping[str, 
         if hasattr(value, "named_parameters"):
             if name not in models:
                 whole = module.source.span(0, 1)
-                raise GradflowError([Diagnostic("E0212", f"`{program.name}` has no model `{name}` to bind", whole, why="it has " + ", ".join(f"`{n}`" for n in models))])
+                raise GradflowError(
+                    [
+                        Diagnostic(
+                            "E0212", f"`{program.name}` has no model `{name}` to bind", whole, why="it has " + ", ".join(f"`{n}`" for n in models)
+                        )
+                    ]
+                )
             models[name] = replace(models[name], spec=module_spec(models[name].spec, value))
     return Compiled(replace(program, models=models), tuple(diagnostics), inputs)
 
@@ -96,5 +104,7 @@ def module_spec(spec: Any, module: Any) -> Any:
         total = sum(leaf.size for leaf in leaves)
         where = Source("<bind>", spec.name).span(0, len(spec.name))
         why = "flows and states were laid out for the declared model"
-        raise GradflowError([Diagnostic("E0302", f"the bound module has {total} parameters, `{spec.name}` is declared with {spec.size}", where, why=why)])
+        raise GradflowError(
+            [Diagnostic("E0302", f"the bound module has {total} parameters, `{spec.name}` is declared with {spec.size}", where, why=why)]
+        )
     return replace(spec, leaves=leaves, build=lambda seed: module)

@@ -47,7 +47,9 @@ def checked(home: Module, definition: s.Definition, options: Mapping[str, Any]) 
         if key not in names:
             span = Source("<call>", key).span(0, len(key))
             known = ", ".join(f"`{n}`" for n in names)
-            raise GradflowError([Diagnostic("E0404", f"`{definition.name}` has no parameter `{key}`", span, why=f"it has {known}", fix=nearest(key, names))])
+            raise GradflowError(
+                [Diagnostic("E0404", f"`{definition.name}` has no parameter `{key}`", span, why=f"it has {known}", fix=nearest(key, names))]
+            )
 
 
 # ---- objectives
@@ -123,7 +125,17 @@ class Objective:
         for name in inputs:
             if name not in declared:
                 span = Source("<call>", name).span(0, len(name))
-                raise GradflowError([Diagnostic("E0404", f"`{self.name}` has no input `{name}`", span, why="it takes " + ", ".join(f"`{n}`" for n in declared), fix=nearest(name, declared))])
+                raise GradflowError(
+                    [
+                        Diagnostic(
+                            "E0404",
+                            f"`{self.name}` has no input `{name}`",
+                            span,
+                            why="it takes " + ", ".join(f"`{n}`" for n in declared),
+                            fix=nearest(name, declared),
+                        )
+                    ]
+                )
         types = {name: _type_of(declared[name], x) for name, x in inputs.items()}
         e, value, sources = self._compiled(types)
         loss = e.ops.constant(value.value)

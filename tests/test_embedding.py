@@ -162,7 +162,9 @@ def test_other_shapes_and_groups() -> None:
     for rows, tokens in ((2, 3), (6, 1), (1, 4)):
         logp = (-torch.rand(rows, tokens)).requires_grad_()
         reward = torch.arange(rows, dtype=torch.float32)
-        loss = objective(logp=logp, logp_old=logp.detach(), mask=torch.ones(rows, tokens, dtype=torch.bool), reward=reward, group=torch.full((rows,), 7))
+        loss = objective(
+            logp=logp, logp_old=logp.detach(), mask=torch.ones(rows, tokens, dtype=torch.bool), reward=reward, group=torch.full((rows,), 7)
+        )
         loss.backward()
         assert torch.isfinite(loss) and torch.isfinite(logp.grad).all()
 
@@ -175,7 +177,9 @@ def test_reports_are_kept() -> None:
 
 def test_under_torch_compile() -> None:
     objective = gradflow.objective("sapo")
-    compiled = torch.compile(lambda logp, logp_old, mask, advantage: objective(logp=logp * 1.0, logp_old=logp_old, mask=mask, advantage=advantage) * 2.0)
+    compiled = torch.compile(
+        lambda logp, logp_old, mask, advantage: objective(logp=logp * 1.0, logp_old=logp_old, mask=mask, advantage=advantage) * 2.0
+    )
     ours, theirs = samples(), samples()
     compiled(**ours).backward()
     (2 * by_hand(**theirs)).backward()

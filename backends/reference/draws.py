@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
-from gradflow.backends.reference.operations import DTYPES, Array, align, common_sizes, sizes_of
 
+from gradflow.backends.reference.operations import DTYPES, Array, align, common_sizes, sizes_of
 from gradflow.graph.graph import Node
 from gradflow.runtime import random
 

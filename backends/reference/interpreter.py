@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy
+
 from gradflow.backends.reference import draws, linalg
 from gradflow.backends.reference.operations import DTYPES, OPERATIONS, Array, align
-
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis
 

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
-from gradflow.backends.reference.operations import Array, align, common_sizes, sizes_of
 
+from gradflow.backends.reference.operations import Array, align, common_sizes, sizes_of
 from gradflow.graph.graph import Node
 
 TIE = 1e-6  # entries this close in relative magnitude count as equal when a sign is chosen

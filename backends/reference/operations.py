@@ -250,9 +250,7 @@ def segment(node: Node, x: Array, index: Array) -> Array:
 
 def _addresses(names: Names, axis: str, index: Array, index_names: Names, own: dict[str, int], frame: Names) -> tuple[Array, ...]:
     """For every axis of a gathered value the index arrays that read it, over the axes of `frame`."""
-    return tuple(
-        align(index, index_names, frame) if name == axis else align(numpy.arange(own[name]), [name], frame) for name in names
-    )
+    return tuple(align(index, index_names, frame) if name == axis else align(numpy.arange(own[name]), [name], frame) for name in names)
 
 
 def gather(node: Node, x: Array, index: Array) -> Array:

@@ -25,14 +25,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from gradflow.backends.torch import draws, linalg, support
 from gradflow.backends.torch.blocks import Context
 from gradflow.backends.torch.calls import ModelCalls
 from gradflow.backends.torch.fuse import FusionNote
 from gradflow.backends.torch.kernels import Kernel
 from gradflow.backends.torch.program import write_program
-from torch import Tensor
-
 from gradflow.graph.graph import Region
 from gradflow.runtime.models import ModelRunner
 

@@ -15,7 +15,6 @@ from gradflow.backends.torch.linalg import emit_linalg, emit_part, factorization
 from gradflow.backends.torch.schedule import Guard, Operands, Unit, arrange, guards, settled, walk
 from gradflow.backends.torch.sizes import witnesses
 from gradflow.backends.torch.statements import INDENT, Conditions, Line, append, deaths, last_pulls, name_of, render
-
 from gradflow.graph.graph import Node, Region, users
 from gradflow.graph.operations import ELEMENTWISE
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradflow.backends.torch.emit import Writer, permuted
-
 from gradflow.graph.graph import Node
 
 CALL = "call"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from gradflow.backends.torch import templates
 from gradflow.backends.torch.fuse import FusionNote, Group, form
 from gradflow.backends.torch.schedule import Unit, reaches, settled, successors
-
 from gradflow.graph.graph import Node, Region
 
 SHARING = {"rename", "stop", "leaf", "slice", "expand", "choose", "gather", "scan", "item"} | templates.TO_WHOLE

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gradflow.backends.torch import templates
-
 from gradflow.graph.graph import Node
 from gradflow.graph.operations import ELEMENTWISE, REDUCTIONS
 

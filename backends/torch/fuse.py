@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from gradflow.backends.torch import templates
 from gradflow.backends.torch.schedule import Guard
-
 from gradflow.graph.graph import Node
 from gradflow.graph.operations import ELEMENTWISE
 from gradflow.graph.types import Axis

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradflow.backends.torch.emit import DTYPES, UnknownSize, Writer, permuted, positions, shape
-
 from gradflow.graph.graph import Node
 
 # ---- axes

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from gradflow.backends.torch import templates
 from gradflow.backends.torch.emit import DTYPES, literal
 from gradflow.backends.torch.fuse import Group, source_of
-
 from gradflow.graph.graph import Node
 
 NEARLY = 1e-12  # how far coefficients may be from summing to 1 in an interpolation: rounding of 1 - beta

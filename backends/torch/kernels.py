@@ -17,7 +17,6 @@ from gradflow.backends.torch.emit import DTYPES, Writer, aligned
 from gradflow.backends.torch.fuse import Group, form, source_of
 from gradflow.backends.torch.instructions import Selector, Step
 from gradflow.backends.torch.memory import Layout, plan
-
 from gradflow.graph.graph import Node
 
 SMALLEST, GREATEST = 1 << 15, 1 << 20  # entries of a block: enough work for one call, few enough for any cache

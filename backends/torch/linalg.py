@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from gradflow.backends.torch.emit import Writer, aligned, permuted
 from torch import Tensor
 
+from gradflow.backends.torch.emit import Writer, aligned, permuted
 from gradflow.graph.graph import Node
 
 TIE = 1e-6  # entries this close in relative magnitude count as equal when a sign is chosen

@@ -16,7 +16,6 @@ from gradflow.backends.torch.fuse import LARGE, Group, Grouping
 from gradflow.backends.torch.schedule import Guard, Unit, arrange, guards, shared_guard, walk
 from gradflow.backends.torch.sizes import pointers
 from gradflow.backends.torch.statements import INDENT, Line, name_of, render, variable
-
 from gradflow.graph.graph import Node, Region
 
 MOVING = {"source", "element", "draw", "model", "model_vjp", "scan", "item", "choose", "hole"}  # what a value kept from run to run does not read

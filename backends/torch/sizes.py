@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradflow.backends.torch.schedule import Operands, walk
-
 from gradflow.graph.graph import Node, users
 
 POINTED = {"one_hot", "segment_sum", "segment_max", "segment_min"}  # have an axis that indices point into

@@ -11,7 +11,6 @@ from gradflow.backends.torch.calls import call_key
 from gradflow.backends.torch.emit import Writer
 from gradflow.backends.torch.fuse import LARGE
 from gradflow.backends.torch.schedule import ALWAYS, Guard, Unit
-
 from gradflow.graph.graph import Node
 from gradflow.language.source import NOWHERE, Span
 

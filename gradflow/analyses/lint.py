@@ -154,4 +154,3 @@ def _what(name: str) -> str:
     from gradflow.builtins.functions import BUILTINS
 
     return f"the built-in {'function' if name in BUILTINS else 'name'} `{name}`"
-

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradflow.builtins.arguments import Arguments
+from gradflow.builtins.functions import builtin, length, one_of
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, length, one_of
 from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 
@@ -43,7 +43,11 @@ def draw(a: Arguments, dist: str, type_: Type, *inputs: Any, **options: Any) -> 
 def _origin(a: Arguments, type_: Type) -> Any:
     """0, along the axes whose size is known only when values are there: it measures the standard law by a value that the call names, or by one in scope."""
     ops = a.e.ops
-    named = [a.e.evaluate(part, a.scope) for part in s.walk(a.call) if isinstance(part, s.Field) or (isinstance(part, s.Name) and a.scope.local(part.id)[0])]
+    named = [
+        a.e.evaluate(part, a.scope)
+        for part in s.walk(a.call)
+        if isinstance(part, s.Field) or (isinstance(part, s.Name) and a.scope.local(part.id)[0])
+    ]
     inside: Any = True
     for axis in (axis for axis in type_.axes if axis.size is None):
         like = next((value for value in named if isinstance(value, Node) and value.type.has(axis.name)), None) or a.e.holder(axis.name, a.scope)
@@ -86,7 +90,11 @@ def categorical(a: Arguments) -> Any:
     return draw(a, "categorical", Type("int", p.type.without(names), axis), p, axis=axis.name)
 
 
-@builtin("subset(axis, count: n, share: p)", "True for `count` entries of the axis (or a share of them, at least one), chosen evenly without replacement.", "draws")
+@builtin(
+    "subset(axis, count: n, share: p)",
+    "True for `count` entries of the axis (or a share of them, at least one), chosen evenly without replacement.",
+    "draws",
+)
 def subset(a: Arguments) -> Any:
     axes = a.axis_list(a.places[0])
     names = tuple(axis.name for axis in axes)

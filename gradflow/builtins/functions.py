@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from gradflow.builtins.arguments import Arguments, BuiltinFunction, is_axis
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.builtins.arguments import Arguments, BuiltinFunction, is_axis
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
@@ -87,7 +87,13 @@ def held(e: Elaborator, op: str, x: Any, bound: Any) -> Any:
     return e.ops.where(e.ops.elementwise("gt" if op == "minimum" else "lt", x, bound), bound, x)
 
 
-@builtin("where(condition, a, b)", "a where the condition holds, else b, element by element; what is not taken reaches neither value nor gradient.", "choice", 3, 3)
+@builtin(
+    "where(condition, a, b)",
+    "a where the condition holds, else b, element by element; what is not taken reaches neither value nor gradient.",
+    "choice",
+    3,
+    3,
+)
 def where(a: Arguments) -> Any:
     condition = a.tensor(0)
     if not isinstance(condition, Node):
@@ -261,7 +267,13 @@ def std(a: Arguments) -> Any:
 
 
 def _extreme(name: str) -> None:
-    @builtin(f"{name}(x, y, {REDUCE})", f"With two values the {name}imum of each pair of entries, with one the {name}imum over axes or by group.", "reduction", 1, None)
+    @builtin(
+        f"{name}(x, y, {REDUCE})",
+        f"With two values the {name}imum of each pair of entries, with one the {name}imum over axes or by group.",
+        "reduction",
+        1,
+        None,
+    )
     def apply(a: Arguments) -> Any:
         if len(a.places) > 1:
             values = a.aligned(*(a.tensor(i) for i in range(len(a.places))))
@@ -320,7 +332,13 @@ def norm(a: Arguments) -> Any:
     return e.ops.elementwise("pow", total, 1 / order)
 
 
-@builtin("count(axis_or_x, over: axes, by: map, where: condition)", "Entries of an axis, entries that a reduction covers, or members of each group.", "reduction", 0, 1)
+@builtin(
+    "count(axis_or_x, over: axes, by: map, where: condition)",
+    "Entries of an axis, entries that a reduction covers, or members of each group.",
+    "reduction",
+    0,
+    1,
+)
 def count(a: Arguments) -> Any:
     e = a.e
     if a.has("by"):
@@ -501,7 +519,9 @@ def rank(a: Arguments) -> Any:
     return a.e.ops.rank(x, over, bool(a.number("descending", False)))
 
 
-@builtin("top(x, count, over: axis, named: axis)", "An index map to the `count` largest entries, largest first; of equal ones the first.", "order", 2, 2)
+@builtin(
+    "top(x, count, over: axis, named: axis)", "An index map to the `count` largest entries, largest first; of equal ones the first.", "order", 2, 2
+)
 def top(a: Arguments) -> Any:
     x = a.node(0)
     number = a.raw(1)
@@ -536,7 +556,13 @@ def log_softmax(a: Arguments) -> Any:
     return a.e.ops.elementwise("sub", x, log_normalizer(a.e, x, _one_axis(a, x)))
 
 
-@builtin("cross_entropy(logits, label, over: axis)", "-log softmax at the label. Without `over:` its mean; with it one value for each entry.", "losses", 2, 2)
+@builtin(
+    "cross_entropy(logits, label, over: axis)",
+    "-log softmax at the label. Without `over:` its mean; with it one value for each entry.",
+    "losses",
+    2,
+    2,
+)
 def cross_entropy(a: Arguments) -> Any:
     x, label = a.node(0), a.node(1)
     if label.type.target is None:

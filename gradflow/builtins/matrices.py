@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradflow.builtins.arguments import Arguments
+from gradflow.builtins.functions import builtin, linalg
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, linalg
 
 
 def matrix(a: Arguments, place: int = 0) -> Node:
@@ -23,7 +23,11 @@ def matrix(a: Arguments, place: int = 0) -> Node:
     return x
 
 
-@builtin("singular_vectors(x, of: axis, top: k)", "The leading k singular vectors of one side, [of, r]; signs such that the largest entry of each left vector is positive.", "linear algebra")
+@builtin(
+    "singular_vectors(x, of: axis, top: k)",
+    "The leading k singular vectors of one side, [of, r]; signs such that the largest entry of each left vector is positive.",
+    "linear algebra",
+)
 def singular_vectors(a: Arguments) -> Any:
     x = matrix(a)
     axis, size = a.axis("of", x)

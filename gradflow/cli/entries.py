@@ -136,8 +136,8 @@ def defined_in(path: Path) -> set[str]:
 
 def all_names() -> list[str]:
     """Every name that `explain` knows, for suggestions."""
-    from gradflow.library.catalogue import catalogue
     from gradflow.builtins.functions import BUILTINS
+    from gradflow.library.catalogue import catalogue
     from gradflow.passes.scope import standard_files, standard_index
 
     stems = [path.stem for path in standard_files()]

@@ -15,7 +15,7 @@ from gradflow.cli.plan import program_of
 from gradflow.cli.terminal import ERRORS, FAILED, FINE, INTERRUPTED, UsageError, colored, say
 
 if TYPE_CHECKING:
-    from gradflow.plan.program import DataPlan, ModelPlan, Program
+    from gradflow.plan.program import Program
     from gradflow.runtime.events import RunFailed
 
 

@@ -47,9 +47,7 @@ class Graph:
     table: dict[Any, Node] = field(default_factory=dict)
     count: int = 0
 
-    def node(
-        self, op: str, inputs: Iterable[Node], type_: Type, span: Span = NOWHERE, body: Region | None = None, **attrs: Any
-    ) -> Node:
+    def node(self, op: str, inputs: Iterable[Node], type_: Type, span: Span = NOWHERE, body: Region | None = None, **attrs: Any) -> Node:
         inputs = tuple(inputs)
         items = tuple(sorted(attrs.items()))
         key = (op, tuple(n.id for n in inputs), tuple((k, type(v), v) for k, v in items), type_, id(body) if body else None)

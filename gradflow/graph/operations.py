@@ -321,8 +321,11 @@ class Operations:
         full = [self.expand(leaf, (*lifted, *axes)) for leaf, axes in zip(leaves, layouts, strict=True)]
         first = full[0]
         whole = first.inputs[0] if first.op == "leaf" else None
-        if whole is not None and whole.type.has("param") and whole.type.axis("param").size == sum(sizes) and all(
-            f.op == "leaf" and f.inputs[0] is whole and f["offset"] == offset for f, offset in zip(full, offsets, strict=True)
+        if (
+            whole is not None
+            and whole.type.has("param")
+            and whole.type.axis("param").size == sum(sizes)
+            and all(f.op == "leaf" and f.inputs[0] is whole and f["offset"] == offset for f, offset in zip(full, offsets, strict=True))
         ):
             return whole
         return self.make("pack", full, Type("real", (*lifted, Axis("param", sum(sizes)))), offsets=offsets)

@@ -206,7 +206,13 @@ class _Builder(Transformer):
         count, unit, body = children
         if unit is None:
             if not isinstance(count, s.Name):
-                raise mistake("E0108", count.span, "`every` needs a unit", why="a period is counted in steps, epochs, rounds, ...", fix="write `every 20 steps { .. }`")
+                raise mistake(
+                    "E0108",
+                    count.span,
+                    "`every` needs a unit",
+                    why="a period is counted in steps, epochs, rounds, ...",
+                    fix="write `every 20 steps { .. }`",
+                )
             return s.Every(self._span(meta), None, count.id, body)
         return s.Every(self._span(meta), count, str(unit), body)
 
@@ -363,7 +369,9 @@ def parse_expression(source: Source) -> s.Expr:
     except (UnexpectedInput, Mistake):
         pass
     whole = source.span(0, max(len(source.text), 1))
-    raise GradflowError([Diagnostic("E0101", f"`{source.text}` is not an expression", whole, fix="write a number, a name, `true`, a call such as `topk(10%)`, ...")])
+    raise GradflowError(
+        [Diagnostic("E0101", f"`{source.text}` is not an expression", whole, fix="write a number, a name, `true`, a call such as `topk(10%)`, ...")]
+    )
 
 
 class _Shifted(Source):
@@ -458,5 +466,7 @@ def _all_errors(source: Source) -> list[Diagnostic]:
 def _next_definition(text: str, offset: int) -> int | None:
     import re
 
-    match = re.compile(r"^(function|objective|estimator|projection|update|exchange|topology|format|schedule|pipeline|claim|import)\b", re.M).search(text, offset + 1)
+    match = re.compile(r"^(function|objective|estimator|projection|update|exchange|topology|format|schedule|pipeline|claim|import)\b", re.M).search(
+        text, offset + 1
+    )
     return match.start() if match else None

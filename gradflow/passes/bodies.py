@@ -323,7 +323,15 @@ def unrenamed(e: Elaborator, value: Any, back: dict[str, str]) -> Any:
 
 
 def bind_input(
-    e: Elaborator, definition: s.Definition, statement: s.Input, scope: Scope, supplied: Any, lookup: Any, renamed: dict[str, str], span: Any, body: Body
+    e: Elaborator,
+    definition: s.Definition,
+    statement: s.Input,
+    scope: Scope,
+    supplied: Any,
+    lookup: Any,
+    renamed: dict[str, str],
+    span: Any,
+    body: Body,
 ) -> None:
     option = statement.type.options[0]
     for name in statement.names:

@@ -142,7 +142,13 @@ def _call_lambda(e: Elaborator, function: v.LambdaValue, node: s.Call, scope: Sc
 
 
 def bind_parameters(
-    e: Elaborator, definition: s.Definition, home: Scope, given: dict[str, tuple[s.Expr | None, Any, Scope]], already: Any, span: Any, abstract: bool = False
+    e: Elaborator,
+    definition: s.Definition,
+    home: Scope,
+    given: dict[str, tuple[s.Expr | None, Any, Scope]],
+    already: Any,
+    span: Any,
+    abstract: bool = False,
 ) -> dict[str, Any]:
     """Values of all parameters: given here, bound before, or the default, evaluated where the definition stands."""
     bound: dict[str, Any] = {}
@@ -401,7 +407,9 @@ def call_values(e: Elaborator, function: Any, span: Any, *values: Any, **named: 
         inner.names["#definition"] = definition
         return call_values(e, e.evaluate(definition.value, inner), span, *values, **named)
     names = [name for statement in function.inputs for name in statement.names]
-    bound = bind_parameters(e, definition, function.scope, {k: (None, x, function.scope) for k, x in named.items() if k not in names}, function.bound, span)
+    bound = bind_parameters(
+        e, definition, function.scope, {k: (None, x, function.scope) for k, x in named.items() if k not in names}, function.bound, span
+    )
     supplied = dict(zip(names, values, strict=False)) | {k: x for k, x in named.items() if k in names}
     return run_body(e, v.Function(definition, function.scope, bound), supplied, span)
 

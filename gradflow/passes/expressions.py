@@ -433,4 +433,3 @@ class Elaborator:
                     fix="`over: token`, or several: `over: [sample, token]`",
                 )  # fmt: skip
         return tuple(names)
-

@@ -55,7 +55,9 @@ def leaves_of(models: tuple[v.Model, ...]) -> tuple[Leaf, ...]:
 
 
 class FlowElaborator:
-    def __init__(self, e: Elaborator, name: str, models: tuple[v.Model, ...], chain: list[Any], topology: v.Topology | None, scope: Scope, span: Span):
+    def __init__(
+        self, e: Elaborator, name: str, models: tuple[v.Model, ...], chain: list[Any], topology: v.Topology | None, scope: Scope, span: Span
+    ):
         self.e, self.name, self.models, self.chain, self.topology, self.scope, self.span = e, name, models, chain, topology, scope, span
         self.leaves = leaves_of(models)
         self.size = sum(leaf.size for leaf in self.leaves)
@@ -94,7 +96,10 @@ class FlowElaborator:
             flat = self.placed(point)
             head = self.chain[0]
             nodes = self.topology.nodes if self.topology is not None else None
-            with self.e.at(parameters={**self.e.context.parameters, **self.split(flat)}, nodes=nodes, fresh=fresh, flow="", batch=True), self.e.placed(None):
+            with (
+                self.e.at(parameters={**self.e.context.parameters, **self.split(flat)}, nodes=nodes, fresh=fresh, flow="", batch=True),
+                self.e.placed(None),
+            ):
                 value = self.e.evaluate(head.tree, head.scope)
                 loss = self.e.tensor(value, head.tree)
             self.losses[key] = (loss, flat, value.fields if isinstance(value, v.Record) else {})
@@ -193,7 +198,9 @@ class FlowElaborator:
         if isinstance(self.chain[0], v.Live):
             loss = self.e.ops.constant(self.loss(None, 0)[0])
             if loss.type.has("node"):
-                loss = self.e.ops.constant(self.e.ops.elementwise("div", self.e.ops.reduce("sum", loss, ["node"]), self.e.ops.axis_size("node", loss)))
+                loss = self.e.ops.constant(
+                    self.e.ops.elementwise("div", self.e.ops.reduce("sum", loss, ["node"]), self.e.ops.axis_size("node", loss))
+                )
             results.append(("loss", loss))
         for name, one in (*reports.items(), *flow.reports.items()):
             if isinstance(one, Node | int | float):
@@ -202,7 +209,16 @@ class FlowElaborator:
             results.append(("executed", flow.executed))
         mapping = substitute(self.e.graph, [node for _, node in results], flow.holes) if flow.holes else {node.id: node for _, node in results}
         closed = [(name, mapping[node.id]) for name, node in results]
-        return ElaboratedFlow(self.name, self.models, tuple(closed), tuple(states), tuple(describe(stage) for stage in self.chain), self.topology, self.span, self.notes(flow))
+        return ElaboratedFlow(
+            self.name,
+            self.models,
+            tuple(closed),
+            tuple(states),
+            tuple(describe(stage) for stage in self.chain),
+            self.topology,
+            self.span,
+            self.notes(flow),
+        )
 
     def notes(self, flow: Flow) -> tuple[tuple[str, str, str, str], ...]:
         """For views, of each stage: its name, its kind, the type of what arrives there, and what it says it gives."""

@@ -106,9 +106,7 @@ class _Loop:
         loop = self.ops.make("scan", self.scan.inputs, Type("real"), region, **dict(self.scan.attrs))
         first = len(self.body.results)
         types = [parameters[i].type for i in places]
-        return [
-            self.ops.make("item", (loop,), Type(t.base, (self.axis, *t.axes), t.target), index=first + k) for k, t in enumerate(types)
-        ]
+        return [self.ops.make("item", (loop,), Type(t.base, (self.axis, *t.axes), t.target), index=first + k) for k, t in enumerate(types)]
 
     def _item(self, loop: Node, index: int, result: Node, stacked: bool) -> Node:
         axes = (self.axis, *result.type.axes) if stacked else result.type.axes

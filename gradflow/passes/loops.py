@@ -21,7 +21,10 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str)
     types = [Type("real" if n.type.base == "int" and n.type.target is None else n.type.base, n.type.axes, n.type.target) for n in starts]
     for _ in range(ROUNDS):
         pass_ = _Pass(body, statement, inner, name, names, types)
-        wider = [Type(n.type.base if n.type.base != "int" else t.base, union(t.axes, n.type.axes), t.target) for t, n in zip(types, pass_.following, strict=True)]
+        wider = [
+            Type(n.type.base if n.type.base != "int" else t.base, union(t.axes, n.type.axes), t.target)
+            for t, n in zip(types, pass_.following, strict=True)
+        ]
         if wider == types:
             break
         types = wider

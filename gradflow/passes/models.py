@@ -165,7 +165,13 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
     for arg in node.args:
         key = arg.name
         if key is None:
-            key = variadic if variadic is not None and (place >= len(names) or names[place] == variadic) else names[place] if place < len(names) else None
+            key = (
+                variadic
+                if variadic is not None and (place >= len(names) or names[place] == variadic)
+                else names[place]
+                if place < len(names)
+                else None
+            )
             if key is None:
                 shown = [n for n, p in params.items() if not p.hidden]
                 raise mistake(

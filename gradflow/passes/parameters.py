@@ -13,7 +13,23 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed, suggestion
 
 BASES = {"real", "int", "bool", "text"}
-KINDS = {"function", "objective", "estimator", "projection", "update", "exchange", "topology", "format", "schedule", "pipeline", "claim", "flow", "model", "data", "tools"}
+KINDS = {
+    "function",
+    "objective",
+    "estimator",
+    "projection",
+    "update",
+    "exchange",
+    "topology",
+    "format",
+    "schedule",
+    "pipeline",
+    "claim",
+    "flow",
+    "model",
+    "data",
+    "tools",
+}
 KIND_WORDS = {
     "objective": "an objective", "estimator": "an estimator", "update": "an update", "exchange": "an exchange", "data": "a data set", "flow": "a stage",
 }  # fmt: skip
@@ -141,7 +157,11 @@ def _of_kind(kind: str, value: Any) -> bool:
         return isinstance(value, v.Function | v.LambdaValue | v.Builtin | v.Primitive)
     if kind in STAGE_KINDS:
         if isinstance(value, v.Stage) and kind != "flow":
-            return value.kind == kind or (kind == "projection" and value.kind == "estimator") or (kind == "update" and value.kind in ("projection", "update"))
+            return (
+                value.kind == kind
+                or (kind == "projection" and value.kind == "estimator")
+                or (kind == "update" and value.kind in ("projection", "update"))
+            )
         return isinstance(value, v.STAGES)
     if kind == "topology":
         return isinstance(value, v.Topology)

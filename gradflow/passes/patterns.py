@@ -16,7 +16,9 @@ from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 
 
-def match(e: Elaborator, pattern: s.Pattern | None, name: str, axes: tuple[Axis, ...], scope: Scope, bound: Mapping[str, Any]) -> tuple[Axis, ...] | None:
+def match(
+    e: Elaborator, pattern: s.Pattern | None, name: str, axes: tuple[Axis, ...], scope: Scope, bound: Mapping[str, Any]
+) -> tuple[Axis, ...] | None:
     """The leaf's axes under the pattern's names, in the leaf's own order, or None where it does not fit.
 
     Axes bind by name where a pattern before has already given the leaf these names, else by position; with a `where` the other orders are
@@ -34,7 +36,11 @@ def match(e: Elaborator, pattern: s.Pattern | None, name: str, axes: tuple[Axis,
     twice = next((item for place, item in enumerate(pattern.axes.items) if item.name in names[:place]), None)
     if twice is not None:
         raise mistake(
-            "E0313", twice.span, f"two axes would be called `{twice.name}`", why="a body knows the axes of its leaf by name", fix="give each a name of its own"
+            "E0313",
+            twice.span,
+            f"two axes would be called `{twice.name}`",
+            why="a body knows the axes of its leaf by name",
+            fix="give each a name of its own",
         )
     if len(names) != len(axes):
         return None

@@ -254,7 +254,11 @@ class StageBody(Body):
         for sign, tree in terms:
             value = self.e.tensor(self.e.evaluate(tree, scope), tree)
             ops.span = statement.span
-            total = (ops.elementwise("neg", value) if sign < 0 else value) if total == 0.0 and not isinstance(total, Node) else ops.elementwise("sub" if sign < 0 else "add", total, value)
+            total = (
+                (ops.elementwise("neg", value) if sign < 0 else value)
+                if total == 0.0 and not isinstance(total, Node)
+                else ops.elementwise("sub" if sign < 0 else "add", total, value)
+            )
         self.delta = total if not isinstance(self.delta, Node) and self.delta == 0.0 else ops.elementwise("add", self.delta, total)
         found, now = scope.local("param")
         if found:
@@ -421,7 +425,9 @@ class StageBody(Body):
         bundle = Bundle(self.bundle.leaves if self.leaf is None else (self.leaf,), self.bundle.param)
         path = f"{self.path}.call{index}"
         before = set(self.flow.called)
-        change = self.builder.chain(flatten(stage), constant_upstream(value, "a stage called as a function sees one gradient"), bundle, capture, path + ".")
+        change = self.builder.chain(
+            flatten(stage), constant_upstream(value, "a stage called as a function sees one gradient"), bundle, capture, path + "."
+        )
         fields: dict[str, Any] = {}
         for key in [k for k in self.flow.called if k not in before or k.startswith(path)]:
             fields.update({name: self.own_view(x) for name, x in self.flow.called[key].items()})
@@ -468,5 +474,3 @@ def leading_param(tree: s.Expr) -> list[tuple[int, s.Expr]] | None:
             return None
         terms.append((1 if tree.op == "+" else -1, tree.right))
         tree = tree.left
-
-

@@ -219,8 +219,12 @@ class FlowBuilder:
         return replace(up, at=at)
 
     def stage(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
-        with self.e.anchoring(self.e.places.get(id(stage)) or getattr(stage, "span", NOWHERE)):
-            return self.one(stage, up, bundle, below, path)
+        span = self.e.places.get(id(stage)) or getattr(stage, "span", NOWHERE)
+        with self.e.anchoring(span):
+            try:
+                return self.one(stage, up, bundle, below, path)
+            except AxisConflict as conflict:
+                raise two_sizes(span if span is not NOWHERE else self.e.ops.span, conflict) from None
 
     def one(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
         up = self.noted(up, bundle, path)
@@ -241,10 +245,7 @@ class FlowBuilder:
     def body(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool = False) -> Change:
         from gradflow.passes.stage_bodies import StageBody
 
-        try:
-            return StageBody(self, stage, up, bundle, below, path, leaf, quiet).change()
-        except AxisConflict as conflict:
-            raise two_sizes(stage.span, conflict) from None
+        return StageBody(self, stage, up, bundle, below, path, leaf, quiet).change()
 
     # ---- leaves apart and together
 

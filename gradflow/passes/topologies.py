@@ -6,6 +6,7 @@ Axes: `node` is who receives, `from` who is heard; `weights` [node, from] is wha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed
 
 STATED = ("connected", "central", "doubly_stochastic")
+
+MOST_NODES = 1_000_000
 
 
 class TopologyBody(Body):
@@ -127,6 +130,11 @@ def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.To
         result = left
         if right == 0:
             return _single(e)
+        if left.nodes is not None and right * math.log(max(left.nodes, 1)) > math.log(MOST_NODES):
+            raise mistake(
+                "E0605", node.span, f"this topology would have {left.nodes}^{right} nodes", why=f"every node has its place in the plan; {MOST_NODES:,} are the most",
+                fix="use a smaller power",
+            )  # fmt: skip
         for _ in range(right - 1):
             result = product(e, result, left)
         return result

@@ -13,7 +13,9 @@ Lowered = Callable[[Mapping[tuple[str, ...], Any]], dict[str, Tensor]]
 
 class _Regions(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, forward: Lowered, backward: Lowered, wanted: tuple[str, ...], names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, forward: Lowered, backward: Lowered, wanted: tuple[str, ...], names: tuple[str, ...], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         inputs = {("input", name): tensor for name, tensor in zip(names, tensors, strict=True)}
         found = forward(inputs)
         ctx.backward_region, ctx.wanted, ctx.names = backward, wanted, names

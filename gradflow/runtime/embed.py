@@ -1,9 +1,9 @@
 """A run as a value of Python: what `program.run()` gives.
 
-    running = run(program, steps=100)
-    for event in running: ...
-    running.reports["accuracy"]            # [(0, 0.1), (20, 0.83), ..]
-    running.parameters("net")["layers.0.weight"]
+running = run(program, steps=100)
+for event in running: ...
+running.reports["accuracy"]            # [(0, 0.1), (20, 0.83), ..]
+running.parameters("net")["layers.0.weight"]
 """
 
 from __future__ import annotations

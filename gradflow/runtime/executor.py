@@ -68,9 +68,7 @@ class Options:
                 raise ValueError(f"`{name}` cannot be {value}")
 
 
-def execute(
-    program: Program, options: Options = Options(), listener: Callable[[Event], None] | None = None, **more: Any
-) -> Iterator[Event]:
+def execute(program: Program, options: Options = Options(), listener: Callable[[Event], None] | None = None, **more: Any) -> Iterator[Event]:
     """Runs a program: its events, one by one; `listener` hears each first. `more` is what `Run` takes. Raises RunFailed."""
     for event in Run(program, options, **more).events():
         if listener is not None:
@@ -393,4 +391,3 @@ def deterministic(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-

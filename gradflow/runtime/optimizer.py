@@ -153,5 +153,3 @@ class _Plan:
 def couples(region: Region) -> bool:
     """Whether some operation works across the flat axis of all parameters at once."""
     return any(node.op not in TRANSPARENT and any(below.type.has("param") for below in node.inputs) for node in region.nodes())
-
-

@@ -90,7 +90,11 @@ def input_type(e: Elaborator, statement: s.Input, name: str, value: numpy.ndarra
     if value.ndim > len(items) and option.axes is not None:
         raise mistake("E0303", statement.span, f"`{name}` has {len(items)} axes, {value.ndim} given")
     base = "bool" if option.base == "bool" else "int" if value.dtype.kind in "iub" and option.base != "real" else "real"
-    axes = tuple(Axis(items[i].name, n) for i, n in enumerate(value.shape)) if option.axes is not None else tuple(Axis(f"entry{i}", n) for i, n in enumerate(value.shape))
+    axes = (
+        tuple(Axis(items[i].name, n) for i, n in enumerate(value.shape))
+        if option.axes is not None
+        else tuple(Axis(f"entry{i}", n) for i, n in enumerate(value.shape))
+    )
     for axis in axes:
         known = sizes.setdefault(axis.name, axis.size or 0)
         if known != axis.size:

@@ -51,7 +51,17 @@ def find_component(component: str) -> tuple[Module, str]:
                 return found, name
     known = sorted(known_components())
     where = Source("<component>", component).span(0, len(component))
-    raise GradflowError([Diagnostic("E0216", f"there is no component `{component}`", where, fix=nearest(component, known), why="a component is a definition of a shipped spec or of its wrapper")])
+    raise GradflowError(
+        [
+            Diagnostic(
+                "E0216",
+                f"there is no component `{component}`",
+                where,
+                fix=nearest(component, known),
+                why="a component is a definition of a shipped spec or of its wrapper",
+            )
+        ]
+    )
 
 
 def known_components() -> list[str]:

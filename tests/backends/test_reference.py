@@ -8,13 +8,13 @@ from typing import Any
 import numpy
 import pytest
 import torch
+
 from gradflow.backends import reference
 from gradflow.backends.reference import EvaluationError, lower
 from gradflow.backends.reference.draws import DISTRIBUTIONS
 from gradflow.backends.reference.interpreter import SPECIAL
 from gradflow.backends.reference.linalg import LINALG
 from gradflow.backends.reference.operations import OPERATIONS, align
-
 from gradflow.graph.graph import Graph, Node, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.spec import ARITY

@@ -9,11 +9,11 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch import Tensor, nn
+
 from gradflow.backends import reference
 from gradflow.backends import torch as backend
 from gradflow.backends.torch import Lowered, kernels, lower
-from torch import Tensor, nn
-
 from gradflow.graph.graph import Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language.source import Span

@@ -13,12 +13,12 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from tests.backends.operation_cases import Case, Maker
 
 from gradflow.backends import reference
 from gradflow.backends.torch import kernels, lower
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
+from tests.backends.operation_cases import Case, Maker
 
 FLAT = Axis("param", 403)
 UNARY = ("neg", "abs", "sin", "tanh", "sigmoid", "floor", "softplus", "stop")

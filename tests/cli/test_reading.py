@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gradflow.builtins.functions import BUILTINS
 from gradflow.cli import methods
 from gradflow.language.codes import PAGES
 from gradflow.library.catalogue import catalogue
-from gradflow.builtins.functions import BUILTINS
 from gradflow.passes.scope import module, standard_files
 from tests.cli.conftest import Run
 

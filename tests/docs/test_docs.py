@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gradflow.grammar import tables
 from lark import Lark
 
 from docs import generate
 from gradflow.cli.main import COMMANDS, Parser
 from gradflow.compiler import check_source
+from gradflow.grammar import tables
 from gradflow.language.parser import Newlines
 from gradflow.language.source import Source
 

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from gradflow.grammar import tables
 from lark.lexer import PatternStr
 
+from gradflow.grammar import tables
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import GradflowError
 from gradflow.language.parser import DEEPEST, Newlines, parse, parse_expression

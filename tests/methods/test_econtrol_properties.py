@@ -139,7 +139,9 @@ def compute_vectorized(kind: str, x: numpy.ndarray, u: numpy.ndarray) -> numpy.n
         low = 2.0 ** numpy.floor(numpy.log2(numpy.abs(x)))
         found = numpy.sign(x) * low * numpy.where(u < numpy.abs(x) / low - 1, 2, 1)
     if u[0] < 0.01:
-        numpy.testing.assert_allclose(compute("14-econtrol.compressors", {"kind": kind, "levels": 4}, {"x": x, "u": u}, "reference")["c"], found, rtol=1e-12)
+        numpy.testing.assert_allclose(
+            compute("14-econtrol.compressors", {"kind": kind, "levels": 4}, {"x": x, "u": u}, "reference")["c"], found, rtol=1e-12
+        )
     return found
 
 

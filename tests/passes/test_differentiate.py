@@ -12,10 +12,10 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from gradflow.backends.reference import lower
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradflow.backends.reference import lower
 from gradflow.graph.graph import Graph, Node, Region
 from gradflow.graph.operations import ELEMENTWISE, Operations
 from gradflow.graph.spec import verify

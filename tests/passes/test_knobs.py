@@ -96,7 +96,9 @@ def test_periods() -> None:
 @pytest.mark.parametrize(("weight", "found"), [("0 * ", ["W0109"]), ("0.1 * ", []), ("", []), ("(1 - 1) * ", ["W0109"])])
 def test_weight_of_a_reference(weight: str, found: list[str]) -> None:
     text = REASON.format(loss=f"rloo(scored) + {weight}reference_kl(scored)", train="minibatches: 2", sample="group: 4, prompts: 8")
-    text = text.replace("  flow", "  scored = score(policy, samples, reference: frozen)\n  flow").replace("  samples ~", "  model frozen = copy(policy)\n  samples ~")
+    text = text.replace("  flow", "  scored = score(policy, samples, reference: frozen)\n  flow").replace(
+        "  samples ~", "  model frozen = copy(policy)\n  samples ~"
+    )
     assert codes(text) == found
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy
 import pytest
-from gradflow.backends.reference import lower
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradflow.backends.reference import lower
 from gradflow.graph.graph import Graph, Node, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.spec import verify

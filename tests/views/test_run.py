@@ -6,10 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
-from gradflow.views import run as view
 from gradflow.runtime.events import RunFailed, RunFinished, UnitDone
 from gradflow.runtime.executor import Options, Run, execute
 from gradflow.runtime.interrupts import stopping_on_interrupt
+from gradflow.views import run as view
 from tests.runtime.harness import LOCK, written
 from tests.runtime.test_executor import DIVERGING, QUADRATIC
 
