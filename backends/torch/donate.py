@@ -25,9 +25,9 @@ def shares(node: Node) -> bool:
 
 @dataclass
 class Donation:
-    """`written`: node of a kernel -> source whose buffer takes it; `copied`: (source, value that the kernel reads) by kernel; `placed`: results that kernels put in place; `final`: copies
-    at the end, result name -> source; `cloned`: results that would show the new value of memory they share; `same`: values that may be the very
-    memory of a source, entry for entry (a lazy choice that left it as it is), by the source's id."""
+    """`written`: node of a kernel -> source whose buffer takes it; `copied`: (source, value that the kernel reads) by kernel; `placed`: results
+    that kernels put in place; `final`: copies at the end, result name -> source; `cloned`: results that would show the new value of memory they
+    share; `same`: values that may be the very memory of a source, entry for entry (a lazy choice that left it as it is), by the source's id."""
 
     written: dict[int, Node] = field(default_factory=dict)
     copied: dict[int, list[tuple[Node, Node]]] = field(default_factory=dict)

@@ -7,7 +7,7 @@ declaration; what cannot be traced to a place there is not said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gradflow.graph.graph import Node, Region, depends, ordered
@@ -118,7 +118,7 @@ def _said_as(place: Span, pipeline: s.Definition, scope: Scope) -> Iterator[tupl
             yield from ((arg.span, arg.name) for arg in call.args if arg.name in bounds)
 
 
-def _reached(pipeline: s.Definition, definitions: dict[str, s.Definition]) -> list[s.Definition]:
+def _reached(pipeline: s.Definition, definitions: Mapping[str, s.Definition]) -> list[s.Definition]:
     """The pipeline and the definitions of its file that it names, directly or through others."""
     found = [pipeline]
     for definition in found:

@@ -41,7 +41,7 @@ def draw(a: Arguments, dist: str, type_: Type, *inputs: Any, **options: Any) -> 
 
 
 def _origin(a: Arguments, type_: Type) -> Any:
-    """0, along the axes whose size is known only when values are there: it measures the standard law by a value that the call names, or by one in scope."""
+    """0, along the axes whose size is known only when values are there: a value that the call names, or one in scope, gives them."""
     ops = a.e.ops
     named = [
         a.e.evaluate(part, a.scope)

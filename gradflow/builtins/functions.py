@@ -207,7 +207,7 @@ def mean_by(a: Arguments, x: Any, less: Any = 0) -> Any:
     e = a.e
     if isinstance(x, Node) and x.type.base == "bool":
         x = e.ops.where(x, 1.0, 0.0)
-    count = grouped(a, "sum", 1)
+    count: Any = grouped(a, "sum", 1)
     if isinstance(less, Node) or less:
         count = e.ops.elementwise("sub", count, less)
     return e.ops.elementwise("div", grouped(a, "sum", x), e.ops.elementwise("maximum", count, 1))

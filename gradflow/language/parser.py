@@ -56,7 +56,7 @@ class _Builder(Transformer):
     # ---- file and definitions
 
     def start(self, meta: Any, children: list[Any]) -> s.File:
-        return s.File(self.source.span(0, len(self.source.text)), tuple(c for c in children if isinstance(c, s.Node)))
+        return s.File(self.source.span(0, len(self.source.text)), tuple(c for c in children if isinstance(c, s.Import | s.Definition)))
 
     def import_(self, meta: Any, children: list[Any]) -> s.Import:
         path, alias = children
@@ -91,7 +91,7 @@ class _Builder(Transformer):
 
     def axis(self, meta: Any, children: list[Any]) -> s.AxisItem:
         path = next(c for c in children if isinstance(c, str) and not isinstance(c, Token))
-        size = next((c for c in children if isinstance(c, s.Node)), None)
+        size: Any = next((c for c in children if isinstance(c, s.Node)), None)
         span = self._span(meta)
         return s.AxisItem(span, path, size, self.source.text[span.offset : span.offset + 1] == "*")
 
@@ -192,7 +192,7 @@ class _Builder(Transformer):
         axis = children[0] if isinstance(children[0], s.AxisItem) else None
         backward = any(isinstance(c, Token) for c in children)
         values = tuple(c for c in children if isinstance(c, s.StartValue))
-        until = children[-2] if isinstance(children[-2], s.Node) and not isinstance(children[-2], s.StartValue | s.AxisItem) else None
+        until: Any = children[-2] if isinstance(children[-2], s.Node) and not isinstance(children[-2], s.StartValue | s.AxisItem) else None
         return s.Repeat(self._span(meta), axis, backward, values, until, children[-1])
 
     def on(self, meta: Any, children: list[Any]) -> s.On:
@@ -240,7 +240,7 @@ class _Builder(Transformer):
     def link(self, meta: Any, children: list[Any]) -> s.Link:
         names = [str(c) for c in children if isinstance(c, Token) and c.type == "NAME"]
         directed = not any(isinstance(c, Token) and c.type == "LINK" for c in children)
-        condition = next((c for c in children if isinstance(c, s.Node)), None)
+        condition: Any = next((c for c in children if isinstance(c, s.Node)), None)
         return s.Link(self._span(meta), names[0], names[1], directed, condition)
 
     def bare(self, meta: Any, children: list[Any]) -> s.Bare:

@@ -6,6 +6,7 @@ and so does the record of the objective that a function value stands in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -145,7 +146,7 @@ def bind_parameters(
     e: Elaborator,
     definition: s.Definition,
     home: Scope,
-    given: dict[str, tuple[s.Expr | None, Any, Scope]],
+    given: Mapping[str, tuple[s.Expr | None, Any, Scope]],
     already: Any,
     span: Any,
     abstract: bool = False,

@@ -61,7 +61,8 @@ def data_field(e: Elaborator, data: v.Data, split: str, name: str, spec: FieldSp
     if e.context.batch and training and rows is not None and not type_.has("node"):
         if nodes is not None and data.spec.divide is not None:
             mode = "node"
-            share = data.spec.facts.get("per_node") or (type_.axes[0].size // nodes if type_.axes[0].size is not None else None)
+            owned = data.spec.facts.get("per_node")
+            share = owned if isinstance(owned, int) else (type_.axes[0].size // nodes if type_.axes[0].size is not None else None)
             size = data.spec.batch or share
             type_ = Type(type_.base, (Axis("node", nodes), Axis(rows, size), *type_.axes[1:]), type_.target)
         elif data.spec.batch is not None:
@@ -189,7 +190,8 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
         if key in bound:
             raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
         value = argument(e, params[key].param, arg.value, scope)
-        wanted = [option.base for option in params[key].param.type.options] if params[key].param.type is not None else []
+        type_ = params[key].param.type
+        wanted = [option.base for option in type_.options] if type_ is not None else []
         if "model" in wanted and not isinstance(value, v.Model) and value is not v.NONE or "data" in wanted and not isinstance(value, v.Data):
             what = "model" if "model" in wanted else "data set"
             raise mistake(

@@ -31,7 +31,8 @@ KINDS = {
     "tools",
 }
 KIND_WORDS = {
-    "objective": "an objective", "estimator": "an estimator", "update": "an update", "exchange": "an exchange", "data": "a data set", "flow": "a stage",
+    "objective": "an objective", "estimator": "an estimator", "update": "an update", "exchange": "an exchange", "data": "a data set",
+    "flow": "a stage",
 }  # fmt: skip
 STAGE_KINDS = {"estimator", "projection", "update", "exchange", "flow"}
 

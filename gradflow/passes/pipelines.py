@@ -132,7 +132,7 @@ class PipelineElaborator:
 
     def statement(self, statement: s.Statement, scope: Scope) -> None:
         self.e.ops.span = statement.span
-        handler = {
+        handler: Any = {
             s.Declare: self.declare, s.Bind: self.bind, s.Input: self.input, s.Doc: lambda *_: None, s.Require: self.require,
             s.Flow: self.defer, s.ScheduleIs: self.unbuilt,
         }.get(type(statement))  # fmt: skip
@@ -240,7 +240,7 @@ class PipelineElaborator:
                 fix="`free(0.5)`, or `free([row: 4, col: 3])`",
             )  # fmt: skip
         if isinstance(argument, s.ListOf):
-            items = tuple(s.AxisItem(i.span, i.name or getattr(i.value, "id", ""), i.value if i.name else None) for i in argument.items)
+            items = tuple(s.AxisItem(i.span, i.name or str(getattr(i.value, "id", "")), i.value if i.name else None) for i in argument.items)
             axes, start = declared_axes(self.e, s.Axes(argument.span, items), scope)[0], self.e.ops.constant(0.0)
         else:
             start = self.e.ops.constant(self.e.tensor(self.e.evaluate(argument, scope), argument))

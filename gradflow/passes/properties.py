@@ -119,8 +119,8 @@ def _property(e: Elaborator, tree: s.Expr, scope: Scope) -> Property:
             **suggestion(place, word, GRADIENT, "use one of these"),
         )  # fmt: skip
     values: dict[str, Any] = {}
-    for place, arg in enumerate(args):
-        key = arg.name or (GRADIENT[name.id][place] if place < len(GRADIENT[name.id]) else f"value{place}")
+    for number, arg in enumerate(args):
+        key = arg.name or (GRADIENT[name.id][number] if number < len(GRADIENT[name.id]) else f"value{number}")
         if key == "index":
             continue
         try:

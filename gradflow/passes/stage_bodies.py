@@ -275,7 +275,8 @@ class StageBody(Body):
     def do_state(self, statement: s.State, scope: Scope) -> None:
         if statement.storage is not None:
             raise unbuilt(statement.storage.span, "storage formats cannot run yet", "leave out `as ..`")
-        axes, target = ((), None)
+        axes: tuple[Axis, ...] = ()
+        target: Axis | None = None
         option = statement.type.options[0] if statement.type is not None else None
         if option is not None and option.axes is not None:
             axes, target = declared_axes(self.e, option.axes, scope)
@@ -348,7 +349,8 @@ class StageBody(Body):
             return super().assign(target, value, scope, statement)
         if target.index:
             raise unbuilt(
-                target.span, "a state cannot be assigned in part yet", f"assign the whole: `{target.name} <- where(position(axis) == i, new, {target.name})`",
+                target.span, "a state cannot be assigned in part yet",
+                f"assign the whole: `{target.name} <- where(position(axis) == i, new, {target.name})`",
             )  # fmt: skip
         node = self.e.ops.constant(self.e.tensor(value, statement.value))
         node = self.placed_on(node, slot.type.axes, statement)

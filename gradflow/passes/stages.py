@@ -219,7 +219,7 @@ class FlowBuilder:
         return replace(up, at=at)
 
     def stage(self, stage: Any, up: Upstream, bundle: Bundle, below: Below, path: str) -> Change:
-        span = self.e.places.get(id(stage)) or getattr(stage, "span", NOWHERE)
+        span: Span = self.e.places.get(id(stage)) or getattr(stage, "span", None) or NOWHERE
         with self.e.anchoring(span):
             try:
                 return self.one(stage, up, bundle, below, path)

@@ -132,7 +132,8 @@ def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.To
             return _single(e)
         if left.nodes is not None and right * math.log(max(left.nodes, 1)) > math.log(MOST_NODES):
             raise mistake(
-                "E0605", node.span, f"this topology would have {left.nodes}^{right} nodes", why=f"every node has its place in the plan; {MOST_NODES:,} are the most",
+                "E0605", node.span, f"this topology would have {left.nodes}^{right} nodes",
+                why=f"every node has its place in the plan; {MOST_NODES:,} are the most",
                 fix="use a smaller power",
             )  # fmt: skip
         for _ in range(right - 1):
@@ -162,8 +163,10 @@ def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
     n = a.nodes * b.nodes
     here, there = ops.range(Axis("node", n)), ops.range(Axis("from", n))
 
+    inner = b.nodes
+
     def parts(index: Node) -> tuple[Any, Any]:
-        return ops.elementwise("floor", ops.elementwise("div", index, b.nodes)), ops.elementwise("mod", index, b.nodes)
+        return ops.elementwise("floor", ops.elementwise("div", index, inner)), ops.elementwise("mod", index, inner)
 
     (row, column), (row2, column2) = parts(here), parts(there)
     first = _look(e, a.adjacency, row, row2)
@@ -279,9 +282,10 @@ def _facts(e: Elaborator, topology: v.Topology) -> Facts:
     rows, columns = float(abs(w.sum(1) - 1).max()), float(abs(w.sum(0) - 1).max())
     degrees = adjacency.sum(1)
     return Facts(
-        nodes=n, links=int(adjacency.sum()) if topology.directed else int(adjacency.sum()) // 2, directed=topology.directed, connected=bool(strong), components=parts,
-        diameter=int(networkx.diameter(graph)) if strong and n <= 500 else None, central=bool((degrees == n - 1).any()) if n > 1 else True,
-        doubly_stochastic=max(rows, columns) < 1e-9, row_error=rows, column_error=columns, contraction=float(numpy.linalg.norm(w - 1 / n, 2)) if n <= 2000 else float("nan"),
+        nodes=n, links=int(adjacency.sum()) // (1 if topology.directed else 2), directed=topology.directed, connected=bool(strong),
+        components=parts, diameter=int(networkx.diameter(graph)) if strong and n <= 500 else None, central=n == 1 or bool((degrees == n - 1).any()),
+        doubly_stochastic=max(rows, columns) < 1e-9, row_error=rows, column_error=columns,
+        contraction=float(numpy.linalg.norm(w - 1 / n, 2)) if n <= 2000 else float("nan"),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ class _Regions(torch.autograd.Function):
     def forward(
         ctx: Any, forward: Lowered, backward: Lowered, wanted: tuple[str, ...], names: tuple[str, ...], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        inputs = {("input", name): tensor for name, tensor in zip(names, tensors, strict=True)}
+        inputs: dict[tuple[str, ...], Any] = {("input", name): tensor for name, tensor in zip(names, tensors, strict=True)}
         found = forward(inputs)
         ctx.backward_region, ctx.wanted, ctx.names = backward, wanted, names
         ctx.save_for_backward(*tensors)
@@ -26,7 +26,7 @@ class _Regions(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = {("input", name): tensor for name, tensor in zip(ctx.names, ctx.saved_tensors, strict=True)}
+        inputs: dict[tuple[str, ...], Any] = {("input", name): tensor for name, tensor in zip(ctx.names, ctx.saved_tensors, strict=True)}
         slopes = ctx.backward_region(inputs)
         pairs = zip(ctx.names, ctx.saved_tensors, strict=True)
         found = [slopes[name].to(tensor.dtype) * cotangents[0] if name in ctx.wanted else None for name, tensor in pairs]

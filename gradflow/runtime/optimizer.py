@@ -115,10 +115,11 @@ class _Plan:
         whole = len(params) == 1 and params[0].is_contiguous()
         flat = params[0].view(-1) if whole else torch.cat([p.reshape(-1) for p in params])
         grads = [p.grad.reshape(-1) for p in params if p.grad is not None]
+        t = int(first[STEP].item())
         inputs: dict[tuple[str, ...], Any] = {
             ("param", "leaf"): flat, ("input", "grad"): grads[0] if len(grads) == 1 else torch.cat(grads),
-            ("clock", "t", "step"): int(first[STEP].item()), ("clock", "t_end", "step"): int(first[STEP].item()), ("clock", "tick"): int(first[STEP].item()) - 1,
-            ("clock", "seed"): 0, **{("clock", "option", key): float(values[key]) for key in self.moving},
+            ("clock", "t", "step"): t, ("clock", "t_end", "step"): t, ("clock", "tick"): t - 1, ("clock", "seed"): 0,
+            **{("clock", "option", key): float(values[key]) for key in self.moving},
         }  # fmt: skip
         inputs |= {("state", "step", key): buffer for key, buffer in buffers.items()}
         found = self.lowered(inputs)

@@ -155,4 +155,5 @@ def _difference(found: Any, expected: numpy.ndarray, rtol: float, atol: float) -
         return ""
     gap = numpy.abs(found.astype(float) - expected.astype(float))
     place = numpy.unravel_index(int(numpy.argmax(numpy.where(close, 0, gap))), gap.shape) if gap.ndim else ()
-    return f"{int((~close).sum())} of {close.size} entries differ, most at {list(map(int, place))}: {found[place]:.10g} instead of {expected[place]:.10g}"
+    most = f"{found[place]:.10g} instead of {expected[place]:.10g}"
+    return f"{int((~close).sum())} of {close.size} entries differ, most at {list(map(int, place))}: {most}"

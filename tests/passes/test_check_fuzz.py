@@ -33,7 +33,10 @@ OPERATORS = {
     "+": "-*/^", "-": "+*", "*": "+/^", "/": "*-", "^": "*+", "<": [">", "=="], ">": ["<=", "!="], "<=": [">"], ">=": ["<"], "==": ["!=", "<"],
     "!=": ["=="], "and": ["or", "+"], "or": ["and"], "=": ["~", "<-"], "~": ["=", "<-"], "<-": ["=", "~"],
 }  # fmt: skip
-WORDS = ["grad", "param", "t", "progress", "node", "token", "sample", "mean", "sum", "max", "svd", "rank", "uniform", "none", "inf", "backprop", "adam", "ring", "step"]
+WORDS = [
+    "grad", "param", "t", "progress", "node", "token", "sample", "mean", "sum", "max", "svd", "rank", "uniform", "none", "inf", "backprop", "adam",
+    "ring", "step",
+]  # fmt: skip
 STATEMENTS = (s.Bind, s.State, s.Input, s.Return, s.Minimize, s.Flow, s.Train, s.Declare, s.Require, s.Gives, s.When, s.Repeat)
 OPERATOR = re.compile(r"<-|<=|>=|==|!=|[-+*/^<>=~]|\band\b|\bor\b")
 
