@@ -12,7 +12,7 @@ from gradflow.backends.torch.emit import DTYPES, Writer, permuted, shape
 from gradflow.backends.torch.fuse import FusionNote, Group
 from gradflow.backends.torch.kernels import Kernel, KernelWriter
 from gradflow.backends.torch.linalg import emit_linalg, emit_part, factorization
-from gradflow.backends.torch.schedule import Guard, Operands, Unit, arrange, guards, settled, walk
+from gradflow.backends.torch.schedule import Guard, Operands, Unit, arrange, needed, settled, walk
 from gradflow.backends.torch.sizes import witnesses
 from gradflow.backends.torch.statements import INDENT, Conditions, Line, append, deaths, last_pulls, name_of, render
 from gradflow.graph.graph import Node, Region, users
@@ -259,8 +259,7 @@ class Loop:
                 w.hosts.add(p.id)
         nodes = self.within(wanted, known)  # with what tells sizes
         w = self.rehosted(w, nodes)
-        guard_of = guards(nodes, [r for r in wanted.roots if r.id not in known and r.op != "const"], context.below)
-        nodes = [n for n in nodes if n.id in guard_of]
+        nodes, guard_of = needed(nodes, [r for r in wanted.roots if r.id not in known and r.op != "const"], context.below)
         units = single_units(nodes, lambda n: shared_key(context, n), shared_kind)
         for unit in units:
             unit.guard = frozenset.intersection(*(guard_of[n.id] for n in unit.nodes))

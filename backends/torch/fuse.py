@@ -191,7 +191,10 @@ class Grouping:
         if first is None:
             return
         cause = self.cause[first.id]
-        why = f"has the axes [{', '.join(cause.type.names)}]" if cause.id in self.key else "needs whole values"
+        why = "needs whole values"
+        if cause.id in self.key:
+            same = cause.type.names == group.names
+            why = "is computed under another condition" if same else f"has the axes [{', '.join(cause.type.names)}]"
         reason = f"reads `{cause.op}` ({cause.span}), which {why}, so what comes before on [{', '.join(group.names)}] is a pass of its own"
         self.notes.append(FusionNote(False, _listed(group), reason, first.span))
 

@@ -13,7 +13,7 @@ from gradflow.backends.torch.donate import Donating, shares
 from gradflow.backends.torch.donate import name_of as label
 from gradflow.backends.torch.emit import DTYPES, Writer, absorbed
 from gradflow.backends.torch.fuse import LARGE, Group, Grouping
-from gradflow.backends.torch.schedule import Guard, Unit, arrange, guards, shared_guard, walk
+from gradflow.backends.torch.schedule import Guard, Unit, arrange, guards, needed, shared_guard, walk
 from gradflow.backends.torch.sizes import pointers
 from gradflow.backends.torch.statements import INDENT, Line, name_of, render, variable
 from gradflow.graph.graph import Node, Region
@@ -33,8 +33,7 @@ def write_program(region: Region, context: Context, optimize: bool, donate: bool
     hoisted = static(context, region, w) if optimize else []
     found = fused(context, region, w, donate) if optimize else []
     nodes = walk(region.roots, below)
-    guard_of = guards(nodes, region.roots, below)
-    nodes = [node for node in nodes if node.id in guard_of]
+    nodes, guard_of = needed(nodes, region.roots, below)
     units = units_of(context, nodes, found, guard_of)
     if donate:
         context.plan = Donating(region, nodes, units, context.groups, below).run()
@@ -113,9 +112,7 @@ def fused(context: Context, region: Region, w: Writer, donate: bool) -> list[Gro
         inner = absorbed(w, node)
         if inner is not None:
             below.replaced[node.id] = inner.inputs
-    nodes = walk(region.roots, below)
-    guard_of = guards(nodes, region.roots, below)
-    nodes = [node for node in nodes if node.id in guard_of]
+    nodes, guard_of = needed(walk(region.roots, below), region.roots, below)
     readers: dict[int, list[Node]] = {}
     for node in nodes:
         for operand in below(node):

@@ -97,19 +97,19 @@ def guards(nodes: list[Node], roots: Iterable[Node], below: Callable[[Node], tup
 
     A node that only an impossible branch reads (a choice inside the other side of the same choice) is left out.
     """
-    needed: dict[int, Guard | None] = {node.id: None for node in nodes}
+    wanted: dict[int, Guard | None] = {node.id: None for node in nodes}
 
     def need(node: Node, guard: Guard) -> None:
-        known = needed.get(node.id)
-        needed[node.id] = guard if known is None else known & guard
+        known = wanted.get(node.id)
+        wanted[node.id] = guard if known is None else known & guard
 
     for root in roots:
         need(root, ALWAYS)
     for node in reversed(nodes):
-        guard = needed[node.id]
+        guard = wanted[node.id]
         if guard is None:
             continue
-        if node.op != "choose" or settled(node) is not None:
+        if node.op != "choose" or len(below(node)) == 1:
             for operand in below(node):
                 need(operand, guard)
             continue
@@ -118,7 +118,24 @@ def guards(nodes: list[Node], roots: Iterable[Node], below: Callable[[Node], tup
         for outcome, branch in zip((True, False), branches, strict=True):
             if (condition.id, not outcome) not in guard:
                 need(branch, guard | {(condition.id, outcome)})
-    return {i: guard for i, guard in needed.items() if guard is not None}
+    return {i: guard for i, guard in wanted.items() if guard is not None}
+
+
+def needed(nodes: list[Node], roots: Iterable[Node], below: Operands) -> tuple[list[Node], dict[int, Guard]]:
+    """The nodes that something needs, with their guards. A choice that a guard has decided reads only its one branch from then on."""
+    roots = list(roots)
+    while True:
+        guard_of = guards(nodes, roots, below)
+        decided = False
+        for node in nodes:
+            if node.op == "choose" and node.id in guard_of and len(below.replaced.get(node.id, node.inputs)) == 3:
+                outcome = next((o for c, o in guard_of[node.id] if c == node.inputs[0].id), None)
+                if outcome is not None:
+                    below.replaced[node.id] = (node.inputs[1 if outcome else 2],)
+                    decided = True
+        nodes = [node for node in nodes if node.id in guard_of]
+        if not decided:
+            return nodes, guard_of
 
 
 def shared_guard(nodes: Iterable[Node], guard_of: Mapping[int, Guard]) -> Guard:

@@ -358,7 +358,13 @@ def size(a: Arguments) -> Any:
     if axis is not None:
         return length(a, axis)
     x = a.node(0)
-    return a.e.ops.axis_size(a.over(x)[0], x)
+    name = next(iter(a.over(x)), "")
+    if not x.type.has(name):
+        raise mistake(
+            "E0303", a.call.span, f"{v.kind_name(x)} has no axis `{name}`" if name else "a number has no size",
+            why=f"its axes are {listed(x.type.names) or 'none'}", fix="name one of them: `size(x, over: axis)`",
+        )  # fmt: skip
+    return a.e.ops.axis_size(name, x)
 
 
 @builtin("argmax(x, over: axis)", "An index map to the largest entry, the first of equal ones.", "order")

@@ -159,8 +159,8 @@ class Expressions:
         return self.bracketed("(", nodes, ")", start, end)
 
     def type(self, node: s.TypeExpr) -> Doc:
-        options = [self._type_one(option) for option in node.options]
-        return (options[0], *(part for option in options[1:] for part in (" | ", option)))
+        first, *rest = [self._type_one(option) for option in node.options]
+        return Indent((Fill((first, *(("| ", option) for option in rest))),)) if rest else first
 
     def _type_one(self, node: s.TypeOne) -> Doc:
         name: Doc = (node.base or "", self.axes(node.axes) if node.axes else "")

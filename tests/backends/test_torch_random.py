@@ -72,7 +72,7 @@ def grow(seed: int) -> Case:
     return m.region(**results)
 
 
-@pytest.mark.parametrize("seed", range(60, 900))
+@pytest.mark.parametrize("seed", range(60))
 @pytest.mark.filterwarnings("error")
 def test_a_random_region_in_place(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "block_entries", lambda arrays, itemsize: 100)
