@@ -99,11 +99,9 @@ def reasoning_gym(name: str, size: int, test: int = 200, seed: int = 0, batch: i
     """Procedural reasoning tasks of the package reasoning-gym, scored by its own verifiers (which may give part of the credit).
 
     `name`: a task family, `"basic_arithmetic"`; `size`, `test`: prompts to train on and held out; `batch`: prompts drawn a tick (default: all);
-    `options`: settings of the family as `"max_terms=2, max_digits=1"`. Raises MissingExtra without the package; when loaded, ValueError
-    for a family or a setting that the package does not know. Source: https://github.com/open-thought/reasoning-gym.
+    `options`: settings of the family as `"max_terms=2, max_digits=1"`. When loaded, raises MissingExtra without the package, and
+    ValueError for a family or a setting that the package does not know. Source: https://github.com/open-thought/reasoning-gym.
     """
-    if importlib.util.find_spec("reasoning_gym") is None:
-        raise MissingExtra("`reasoning_gym(..)`", "llm", "reasoning-gym")
     sizes = {"train": size, "test": test}
     settings = parse_options(options)
 
@@ -127,6 +125,8 @@ def reasoning_gym(name: str, size: int, test: int = 200, seed: int = 0, batch: i
 
 def create_family(name: str, settings: Mapping[str, Any]) -> Any:
     """A data set of reasoning-gym; unknown names become a ValueError that says which ones there are."""
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise MissingExtra("`reasoning_gym(..)`", "llm", "reasoning-gym")
     from reasoning_gym.factory import DATASETS, create_dataset
 
     if name not in DATASETS:

@@ -24,6 +24,7 @@ from torch import Tensor
 import gradflow
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
+from gradflow.library.catalogue import MissingExtra
 from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.runtime import random
@@ -122,6 +123,8 @@ class Run:
                     if self.stopping and (plan is not plans[-1] or self.clocks.t < plan.count):
                         yield from self._stopped(began)
                         return
+            except MissingExtra as error:
+                raise RunFailed(str(error)) from None
             except KeyboardInterrupt:
                 yield RunStopped(self.clocks.tick, False, time.perf_counter() - began)
                 return

@@ -94,7 +94,7 @@ def test_reasoning_gym_names_what_is_unknown(name, options, message):
 def test_a_missing_package_is_a_sentence(monkeypatch):
     monkeypatch.setattr(text_tasks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'gradflow\[llm\]'"):
-        reasoning_gym("basic_arithmetic", size=5)
+        reasoning_gym("basic_arithmetic", size=5).load()
 
 
 def test_options_are_parsed():

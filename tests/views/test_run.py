@@ -98,6 +98,7 @@ def test_the_first_interrupt_asks_the_second_ends():
     import signal
 
     run = Run(written(QUADRATIC))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with interrupts ignored
     before = signal.getsignal(signal.SIGINT)
     with stopping_on_interrupt(run):
         kinds = []
