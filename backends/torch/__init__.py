@@ -40,7 +40,7 @@ __all__ = ["FusionNote", "Lowered", "lower"]
 
 HELPERS = (
     "number", "load", "buffer", "stacked", "product", "softplus", "log1mexp", "extreme", "segments", "gather_rows", "scatter_rows", "order",
-    "ranks", "top", "one_hot", "blocks", "replace", "entries",
+    "ranks", "top", "one_hot", "blocks", "fresh", "replace", "entries",
 )  # fmt: skip
 COMPILERS = ("g++", "clang++", "c++")
 _numbers = itertools.count(1)

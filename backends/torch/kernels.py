@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gradflow.backends.torch import emit
 from gradflow.backends.torch.emit import DTYPES, Writer, aligned
@@ -20,22 +19,13 @@ from gradflow.backends.torch.memory import Layout, plan
 from gradflow.graph.graph import Node
 
 SMALLEST, GREATEST = 1 << 15, 1 << 20  # entries of a block: enough work for one call, few enough for any cache
-CACHE = 8 << 20  # bytes, where the machine does not say
+NEAR = 8 << 20  # bytes that lie near the cores while a block is worked on: a part of the last cache
 
 
 def block_entries(arrays: int, itemsize: int) -> int:
-    """How many entries a block has: as many as let `arrays` blocks lie in half of the last cache (measured best on 2 to 32 MB of it)."""
-    entries = max(_last_cache() // 2 // max(arrays * itemsize, 1), 1)
+    """How many entries a block has: as many as let `arrays` blocks lie near the cores."""
+    entries = max(NEAR // max(arrays * itemsize, 1), 1)
     return min(max(1 << (entries.bit_length() - 1), SMALLEST), GREATEST)
-
-
-def _last_cache() -> int:
-    sizes = [CACHE]
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        if text[-1:] in "KM" and text[:-1].isdigit():
-            sizes.append(int(text[:-1]) << (10 if text[-1] == "K" else 20))
-    return max(sizes[1:], default=CACHE)
 
 
 @dataclass
@@ -111,7 +101,7 @@ class KernelWriter:
         return f"{name}_b" if self.mode == "blocked" else name
 
     def fresh(self, like: str) -> list[str]:
-        return [f"new{i} = torch.empty_like({like}, dtype={DTYPES[node.type.base]})" for i, node in enumerate(self.kernel.results)]
+        return [f"new{i} = fresh({like}, {DTYPES[node.type.base]})" for i, node in enumerate(self.kernel.results)]
 
     def first_full(self) -> str:
         return next(self.names[n.id] for n in self.kernel.arguments if self.form[n.id] == "full")
@@ -170,7 +160,7 @@ class KernelWriter:
                 text = aligned(self.names[node.id], node.type.names, self.group.names)
                 lines.append(f"{view[node.id]} = {text}.expand({first}.shape)")
         lines += [f"{name} = {text}" for name, text in before]
-        lines += [f"{name} = torch.empty_like({first}, dtype={DTYPES[base]})" for name, base in found.scratch.items()]
+        lines += [f"{name} = fresh({first}, {DTYPES[base]})" for name, base in found.scratch.items()]
         return [*lines, *found.lines(), *self.returned()]
 
     def returned(self) -> list[str]:

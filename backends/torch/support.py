@@ -199,6 +199,11 @@ def blocks(size: int, *flat: Tensor) -> Any:
     return zip(*(tensor.split(size) for tensor in flat), strict=True)
 
 
+def fresh(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """New memory of the same shape, whatever order the dimensions of `like` have in memory."""
+    return torch.empty(like.shape, dtype=dtype, device=like.device)
+
+
 class Scratch:
     """Memory for intermediate blocks, kept from call to call; not for use by two threads at once."""
 

@@ -146,7 +146,15 @@ def adaptive_step(m: Maker) -> Case:
     return m.region(**{"param/p": after, "state/m": m1, "state/v": v1, "norm": norm})
 
 
+def turned(m: Maker) -> Case:
+    """The first operand of a kernel lies in memory with its dimensions the other way round."""
+    x, e = m.data("x", WIDE, NODE), m.ops.elementwise
+    y = m.ops.transpose(x, ["node", "param"])
+    return m.region(sine=e("sin", e("mul", y, 2.0)), gap=e("sub", e("exp", y), m.data("z", NODE, WIDE)))
+
+
 CASES = {
+    "turned": lambda: turned(Maker()),
     "optimizer": lambda: optimizer(Maker()),
     "optimizer_by_node": lambda: optimizer(Maker(), (NODE, WIDE)),
     "adam": lambda: optimizer(Maker(), friction=False),

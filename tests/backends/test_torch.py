@@ -118,7 +118,7 @@ def test_one_kernel_reads_and_writes_every_stream_once() -> None:
     source = lowered_case("optimizer", donate=True).source
     kernel, run = source.split("def run")
     assert "update_" not in kernel.split("def update_1")[0] and kernel.count("def update_") == 1
-    assert "empty_like" not in kernel, "in place there is nothing to allocate"
+    assert "fresh(" not in kernel, "in place there is nothing to allocate"
     assert {"torch.lerp", "torch.addcmul", "torch.addcdiv"} <= set(re.findall(r"torch\.\w+", kernel))
     assert kernel.count("torch.") + kernel.count(".copy_(") <= 13
     assert "torch." not in run
