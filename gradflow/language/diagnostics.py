@@ -6,9 +6,10 @@ a page in `gradflow/language/codes.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Any
 
 from gradflow.language.source import Span
 
@@ -64,13 +65,20 @@ def sentence(diagnostic: Diagnostic) -> str:
 class Mistake(Exception):
     """One diagnostic on its way up to the place that collects them. Never leaves the compiler."""
 
-    def __init__(self, diagnostic: Diagnostic):
-        self.diagnostic = diagnostic
+    def __init__(self, diagnostic: Diagnostic, more: Callable[[], dict[str, Any]] | None = None):
+        self._diagnostic, self._more = diagnostic, more
         super().__init__(diagnostic.message)
 
+    @property
+    def diagnostic(self) -> Diagnostic:
+        if self._more is not None:
+            self._diagnostic, self._more = replace(self._diagnostic, **self._more()), None
+        return self._diagnostic
 
-def mistake(code: str, span: Span, message: str, **rest: object) -> Mistake:
-    return Mistake(Diagnostic(code, message, span, **rest))  # type: ignore[arg-type]
+
+def mistake(code: str, span: Span, message: str, more: Callable[[], dict[str, Any]] | None = None, **rest: object) -> Mistake:
+    """`more` gives fields that take time to find (a near name); it is asked only where the mistake is reported, not where it is tried around."""
+    return Mistake(Diagnostic(code, message, span, **rest), more)  # type: ignore[arg-type]
 
 
 @dataclass

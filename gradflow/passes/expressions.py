@@ -172,7 +172,7 @@ class Elaborator:
         raise mistake(
             "E0201", node.span, f"unknown name `{node.id}`", label="not defined here",
             why="no local name, parameter, axis, definition or built-in function is called so",
-            **suggestion(node.span, node.id, known, "bind it before this line, or import the file that defines it"),
+            more=lambda: suggestion(node.span, node.id, known, "bind it before this line, or import the file that defines it"),
         )  # fmt: skip
 
     def look_up(self, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from os.path import abspath, normpath
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def standard_index() -> dict[str, Path]:
 def module(path: Path) -> Module:
     """A file, once; a shipped one is parsed definition by definition, as they are asked for. Raises GradflowError, OSError."""
     source = Source.read(path)
-    return Module(source, Shipped(source), {}) if path in standard_files() else Module.of(source)
+    shipped = path in standard_files() or Path(abspath(path)) in standard_files()
+    return Module(source, Shipped(source), {}) if shipped else Module.of(source)
 
 
 class Shipped(Mapping[str, s.Definition]):
@@ -71,6 +73,10 @@ class Shipped(Mapping[str, s.Definition]):
             blank = re.sub(r"[^\n]", " ", self.source.text[:start])
             self.parsed[name] = parse(Source(self.source.name, blank + self.source.text[start:end])).definitions[0]
         return self.parsed[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Asked for every name of every expression, and mostly not there."""
+        return self[name] if name in self.places else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.order)
@@ -98,7 +104,7 @@ class Module:
         for definition in tree.definitions:
             definitions.setdefault(definition.name, definition)
         folder = Path(source.name).parent
-        imports = {item.alias or Path(item.path).stem: folder / item.path for item in tree.items if isinstance(item, s.Import)}
+        imports = {item.alias or Path(item.path).stem: Path(normpath(folder / item.path)) for item in tree.items if isinstance(item, s.Import)}
         return Module(source, definitions, imports, tree)
 
     @property
