@@ -200,14 +200,21 @@ def combination_lock(prompts: int = 64, length: int = 3, vocabulary: int = 8, se
     in favor of word 0 (`decoy`) starts wrong everywhere. The field `code`: int [prompt, token] holds the answers as words. Nothing is held out:
     the splits are equal.
     """
-    places = numpy.arange(prompts * length).reshape(prompts, length)
-    drawn = random.uniform(random.key(seed, "combination_lock"), places)
-    code = 1 + (drawn * (vocabulary - 1)).astype(numpy.int64)
-    answers = [" ".join(str(word) for word in row) for row in code.tolist()]
-    split = {"question": [str(lock) for lock in range(prompts)], "answer": answers, "id": numpy.arange(prompts), "code": code}
-    spec = task_spec(
-        "combination_lock", {"train": prompts, "test": prompts}, lambda: {"train": split, "test": split}, exact_match(lambda: answers), batch,
-        prompts=prompts, length=length, vocabulary=vocabulary,
-    )  # fmt: skip
+
+    @cache
+    def codes() -> Any:
+        drawn = random.uniform(random.key(seed, "combination_lock"), numpy.arange(prompts * length).reshape(prompts, length))
+        return 1 + (drawn * (vocabulary - 1)).astype(numpy.int64)
+
+    @cache
+    def answers() -> list[str]:
+        return [" ".join(str(word) for word in row) for row in codes().tolist()]
+
+    def load() -> dict[str, dict[str, Any]]:
+        split = {"question": [str(lock) for lock in range(prompts)], "answer": answers(), "id": numpy.arange(prompts), "code": codes()}
+        return {"train": split, "test": split}
+
+    sizes = {"train": prompts, "test": prompts}
+    spec = task_spec("combination_lock", sizes, load, exact_match(answers), batch, prompts=prompts, length=length, vocabulary=vocabulary)
     field = FieldSpec("int", (("prompt", prompts), ("token", length)), target=("word", vocabulary))
     return replace(spec, fields={name: {**fields, "code": field} for name, fields in spec.fields.items()})
