@@ -170,6 +170,10 @@ def stack(node: Node, *arrays: Array) -> Array:
     return numpy.stack([a.astype(DTYPES[node.type.base], copy=False) for a in numpy.broadcast_arrays(*full)])
 
 
+def concat(node: Node, *arrays: Array) -> Array:
+    return numpy.concatenate([a.astype(DTYPES[node.type.base], copy=False) for a in arrays])
+
+
 def one_hot(node: Node, index: Array) -> Array:
     size = node.type.axis(node["axis"]).size
     size = int(index.max(initial=-1)) + 1 if size is None else size
@@ -339,7 +343,7 @@ OPERATIONS: dict[str, Meaning] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(REDUCERS, reduction),
     "const": constant, "where": where, "expand": expand, "axis_size": axis_size, "rename": rename, "range": range_, "slice": slice_,
-    "stack": stack, "one_hot": one_hot, "argmax": arg_extreme, "argmin": arg_extreme, "cumsum": cumsum, "dot": dot,
+    "stack": stack, "concat": concat, "one_hot": one_hot, "argmax": arg_extreme, "argmin": arg_extreme, "cumsum": cumsum, "dot": dot,
     "segment_sum": segment, "segment_max": segment, "segment_min": segment, "gather": gather, "scatter_add": scatter_add,
     "sort": sort, "rank": rank, "top": top, "leaf": leaf, "pack": pack,
 }  # fmt: skip

@@ -41,6 +41,10 @@ def stack(w: Writer, node: Node) -> str:
     return f"torch.stack([{', '.join(texts)}])"
 
 
+def concat(w: Writer, node: Node) -> str:
+    return f"torch.cat([{', '.join(w.align(below, node.type.names, node.type.base) for below in node.inputs)}])"
+
+
 def one_hot(w: Writer, node: Node) -> str:
     index = w.tensor(node.inputs[0], "int")
     axis = node.type.axis(node["axis"])
@@ -174,7 +178,7 @@ def draw(w: Writer, node: Node) -> str:
 
 
 OPERATIONS: dict[str, Callable[[Writer, Node], str]] = {
-    "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "one_hot": one_hot, "gather": gather,
+    "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot, "gather": gather,
     "scatter_add": scatter_add, "segment_sum": segment, "segment_max": segment, "segment_min": segment, "sort": sort, "rank": rank, "top": top,
     "leaf": leaf, "pack": pack, "draw": draw,
 }  # fmt: skip

@@ -111,10 +111,11 @@ def subset(a: Arguments) -> Any:
     return a.e.ops.elementwise("lt", order, number)
 
 
-@builtin("replay(record, over: axis)", "The next entry of recorded draws along an axis: entry t - 1, one further for each fresh look.", "draws")
+@builtin("replay(record, over: axes)", "Recorded draws: entry t - 1 of the first axis; a fresh look takes the next one, or moves along the second axis.", "draws")
 def replay(a: Arguments) -> Any:
     record = a.node(0)
-    axis = a.over(record)[0]
-    t = a.e.ops.source(Type("int"), "clock", "t")
-    place = a.e.ops.elementwise("add", t, a.e.context.fresh - 1)
-    return a.e.ops.gather(record, a.e.ops.constant(place), axis)
+    tick, *look = a.over(record)
+    before: Any = a.e.ops.elementwise("sub", a.e.ops.source(Type("int"), "clock", "t"), 1)
+    if not look:
+        return a.e.ops.gather(record, a.e.ops.constant(a.e.ops.elementwise("add", before, a.e.context.fresh)), tick)
+    return a.e.ops.gather(a.e.ops.gather(record, before, tick), a.e.ops.constant(a.e.context.fresh), look[0])

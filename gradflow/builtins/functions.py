@@ -1,7 +1,7 @@
-"""The built-in functions of the language: elementwise, choice, reductions, axes, order, linear algebra, losses, derivatives.
+"""The built-in functions of the language: elementwise, choice, reductions, products, derivatives; further families in the files beside this.
 
 One table; `gradflow explain NAME` and the language reference are generated from it. Each handler types its result and makes nodes; what
-a node means numerically is the backends' business. Random draws are in `draws.py`.
+a node means numerically is the backends' business.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from gradflow.builtins.arguments import Arguments, BuiltinFunction, is_axis
 from gradflow.graph.graph import Node
-from gradflow.graph.types import Axis, Type
+from gradflow.graph.types import Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import listed
 
 BUILTINS: dict[str, BuiltinFunction] = {}
 Handler = Callable[[Arguments], Any]
@@ -367,130 +367,16 @@ def size(a: Arguments) -> Any:
     return a.e.ops.axis_size(name, x)
 
 
-@builtin("argmax(x, over: axis)", "An index map to the largest entry, the first of equal ones.", "order")
-def argmax(a: Arguments) -> Any:
-    x = a.node(0)
-    return a.e.ops.arg_reduce("argmax", x, _one_axis(a, x))
-
-
-@builtin("argmin(x, over: axis)", "An index map to the smallest entry, the first of equal ones.", "order")
-def argmin(a: Arguments) -> Any:
-    x = a.node(0)
-    return a.e.ops.arg_reduce("argmin", x, _one_axis(a, x))
-
-
 def one_of(x: Any) -> str:
     names = x.type.names if isinstance(x, Node) else ()
     return f"name it: `over: {names[-1]}`" if names else "give it a value that has an axis"
 
 
-def _one_axis(a: Arguments, x: Node) -> str:
+def one_axis(a: Arguments, x: Node) -> str:
     names = [n for n in a.over(x) if x.type.has(n)]
     if len(names) != 1:
         raise mistake("E0308", a.call.span, f"`{a.function.name}` works along one axis", why=f"the operand is {v.kind_name(x)}", fix=one_of(x))
     return names[0]
-
-
-@builtin("cumsum(x, over: axis)", "Running sum along an axis, each entry included.", "order")
-def cumsum(a: Arguments) -> Any:
-    x = a.node(0)
-    return a.e.ops.scan_sum(x, _one_axis(a, x))
-
-
-@builtin("last(x, over: axis)", "True at the last true entry along the axis.", "order")
-def last(a: Arguments) -> Any:
-    x = a.node(0)
-    axis = _one_axis(a, x)
-    e = a.e
-    ones = e.ops.where(x, 1, 0)
-    seen = e.ops.scan_sum(e.ops.constant(ones), axis)
-    return e.ops.elementwise("and", x, e.ops.elementwise("eq", seen, e.ops.reduce("sum", ones, [axis])))
-
-
-@builtin("position(axis)", "0, 1, 2, .. along an axis.", "axes")
-def position(a: Arguments) -> Any:
-    axis = is_axis(a.e, a.places[0].value, a.scope)
-    if axis is None:
-        raise mistake(
-            "E0306", a.places[0].span, "an axis name is needed here", why="positions are counted along an axis in scope", fix="`position(token)`",
-        )  # fmt: skip
-    return a.e.ops.range(a.scope.axes.get(axis, Axis(axis)), a.e.holder(axis, a.scope))
-
-
-@builtin("range(axes)", "0, 1, 2, .. along a new axis: `range([row: n])`, or along one in scope.", "axes")
-def range_(a: Arguments) -> Any:
-    axes = a.axis_list(a.places[0])
-    if len(axes) != 1:
-        raise mistake(
-            "E0308", a.call.span, "`range` runs along one axis", why=f"{len(axes)} are named here",
-            fix="name one, with its size if it is new: `range([row: 4])`",
-        )  # fmt: skip
-    return a.e.ops.range(axes[0], a.e.holder(axes[0].name, a.scope))
-
-
-@builtin("one_hot(index, over: axis)", "1 where the index is, 0 elsewhere, along the axis.", "axes")
-def one_hot(a: Arguments) -> Any:
-    index = a.tensor(0)
-    target = index.type.target if isinstance(index, Node) else None
-    if a.has("over"):
-        name = a.e.axis_names(a.named["over"].value, a.scope)[0]
-        axis = a.axis_of(name)
-        if axis.size is None and target is not None and target.name == name:
-            axis = target
-    elif target is not None:
-        axis = target
-    else:
-        raise mistake(
-            "E0308", a.call.span, "which axis is this one-hot along?", why=f"{v.kind_name(index)} does not say what it points into",
-            fix="name it with `over:`",
-        )  # fmt: skip
-    if axis.size is None:
-        size_ = length(a, axis.name)
-        if isinstance(size_, int):
-            axis = Axis(axis.name, size_)
-    return a.e.ops.one_hot(index, axis)
-
-
-@builtin("rename(x, axis: new)", "The same value with an axis called otherwise.", "axes")
-def rename(a: Arguments) -> Any:
-    x = a.tensor(0)
-    if not isinstance(x, Node):
-        return x
-    names: dict[str, str] = {}
-    for old, arg in a.named.items():
-        if not isinstance(arg.value, s.Name):
-            raise mistake(
-                "E0306", arg.value.span, "an axis name is needed here", why="`rename(x, row: other)` calls the axis `row` of x `other`",
-                fix="give a plain name",
-            )  # fmt: skip
-        if not x.type.has(old) and not (x.type.target is not None and x.type.target.name == old):
-            place = head(arg.span, old)
-            raise mistake(
-                "E0303", place, f"{v.kind_name(x)} has no axis `{old}`", why="`rename(x, row: other)` calls the axis `row` of x `other`",
-                **suggestion(place, old, x.type.names, f"name one of its axes: {listed(x.type.names)}"),
-            )  # fmt: skip
-        if x.type.has(arg.value.id) and arg.value.id not in a.named:
-            raise mistake(
-                "E0313", arg.value.span, f"two axes would be called `{arg.value.id}`", why=f"the value is {v.kind_name(x)}",
-                fix="choose a name that it does not have",
-            )  # fmt: skip
-        names[old] = arg.value.id
-        axis = next((ax for ax in (*x.type.axes, *([x.type.target] if x.type.target else [])) if ax.name == old), Axis(old))
-        a.scope.axes.setdefault(arg.value.id, Axis(arg.value.id, axis.size))
-    return a.e.ops.rename(x, names)
-
-
-@builtin("arrange(x, axes)", "The same value with its axes in this order: `arrange(x, [r, col])`; axes not named stay in front.", "axes", 2, 2)
-def arrange(a: Arguments) -> Any:
-    x = a.node(0)
-    names = a.e.axis_names(a.places[1].value, a.scope)
-    for name in names:
-        if not x.type.has(name):
-            raise mistake(
-                "E0303", a.places[1].span, f"{v.kind_name(x)} has no axis `{name}`", why="`arrange` puts axes of its first value in order",
-                **suggestion(a.places[1].span, name, x.type.names, f"name axes that it has: {listed(x.type.names)}"),
-            )  # fmt: skip
-    return a.e.ops.transpose(x, [*(n for n in x.type.names if n not in names), *names])
 
 
 @builtin("dot(x, y, over: axes)", "The sum of products over the axes; other common axes are matched by name.", "linear algebra", 2, 2)
@@ -506,107 +392,6 @@ def dot(a: Arguments) -> Any:
         )  # fmt: skip
     x, y = (a.e.ops.constant(a.e.ops.where(n, 1.0, 0.0)) if n.type.base == "bool" else n for n in (x, y))
     return a.e.ops.dot(x, y, over)
-
-
-# ---- order
-
-
-@builtin("sort(x, over: axis, descending: bool)", "The entries in order along an axis; indices in ascending order.", "order")
-def sort(a: Arguments) -> Any:
-    x = a.node(0)
-    axis = _one_axis(a, x) if a.has("over") or len(x.type.axes) != 1 else x.type.axes[0].name
-    return a.e.ops.sort(x, axis, bool(a.number("descending", False)))
-
-
-@builtin("rank(x, over: axes, descending: bool)", "The place of each entry in the sorted order, 0 first; equal entries keep their order.", "order")
-def rank(a: Arguments) -> Any:
-    x = a.node(0)
-    over = tuple(n for n in x.type.names if n in a.over(x))
-    return a.e.ops.rank(x, over, bool(a.number("descending", False)))
-
-
-@builtin(
-    "top(x, count, over: axis, named: axis)", "An index map to the `count` largest entries, largest first; of equal ones the first.", "order", 2, 2
-)
-def top(a: Arguments) -> Any:
-    x = a.node(0)
-    number = a.raw(1)
-    if not isinstance(number, int):
-        raise mistake(
-            "E0311", a.places[1].span, "how many must be a whole number that is known when the spec is compiled",
-            why=f"this is {v.kind_name(number)}",
-            fix="give a number or an `int` parameter; to keep a share of a changing number, compare `rank(..)` with it",
-        )  # fmt: skip
-    axis = _one_axis(a, x)
-    named = a.e.axis_names(a.named["named"].value, a.scope)[0] if a.has("named") else f"top_{axis}"
-    return a.e.ops.top(x, number, axis, named)
-
-
-# ---- softmax family and losses
-
-
-def log_normalizer(e: Elaborator, x: Node, axis: str) -> Any:
-    peak = e.ops.elementwise("stop", e.ops.reduce("max", x, [axis]))
-    total = e.ops.reduce("sum", e.ops.elementwise("exp", e.ops.elementwise("sub", x, peak)), [axis])
-    return e.ops.elementwise("add", e.ops.elementwise("log", total), peak)
-
-
-@builtin("softmax(x, over: axis)", "exp(x) / sum(exp(x)), without overflow.", "losses")
-def softmax(a: Arguments) -> Any:
-    return a.e.ops.elementwise("exp", log_softmax(a))
-
-
-@builtin("log_softmax(x, over: axis)", "x - log(sum(exp(x))), without overflow.", "losses")
-def log_softmax(a: Arguments) -> Any:
-    x = a.node(0)
-    return a.e.ops.elementwise("sub", x, log_normalizer(a.e, x, _one_axis(a, x)))
-
-
-@builtin(
-    "cross_entropy(logits, label, over: axis)",
-    "-log softmax at the label. Without `over:` its mean; with it one value for each entry.",
-    "losses",
-    2,
-    2,
-)
-def cross_entropy(a: Arguments) -> Any:
-    x, label = a.node(0), a.node(1)
-    if label.type.target is None:
-        raise mistake(
-            "E0310", a.places[1].span, f"labels must be an index map, this is {v.kind_name(label)}",
-            why="`[sample -> class]` says which class each sample has",
-            fix="pass the labels second: `cross_entropy(net(train.x), train.y)`",
-        )  # fmt: skip
-    axis = a.over(x)[0] if a.has("over") else label.type.target.name
-    if not x.type.has(axis):
-        raise mistake(
-            "E0303", a.places[0].span, f"the logits have no axis `{axis}`", why=f"they are {v.kind_name(x)}",
-            fix=f"the model's output axis must be `{axis}`",
-        )  # fmt: skip
-    loss = a.e.ops.elementwise("sub", log_normalizer(a.e, x, axis), a.e.ops.gather(x, label, axis))
-    if a.has("over"):
-        return loss
-    return averaged(a, loss, None, tuple(n for n in a.e.tensor(loss).type.names if n != "node"))
-
-
-@builtin("squared_error(x, y)", "The mean of (x - y)^2.", "losses", 2, 2)
-def squared_error(a: Arguments) -> Any:
-    gap = a.e.ops.elementwise("sub", *a.aligned(a.tensor(0), a.tensor(1)))
-    return averaged(a, a.e.ops.elementwise("mul", gap, gap), None, a.over(gap))
-
-
-@builtin("accuracy(logits, label)", "The share of entries whose largest logit is at the label.", "losses", 2, 2)
-def accuracy(a: Arguments) -> Any:
-    x, label = a.node(0), a.node(1)
-    if label.type.target is None or not x.type.has(label.type.target.name):
-        raise mistake(
-            "E0310", a.places[1].span, "labels must be an index map into an axis of the logits",
-            why=f"the labels are {v.kind_name(label)}, the logits {v.kind_name(x)}",
-            fix="`accuracy(net(test.x), test.y)`",
-        )  # fmt: skip
-    best = a.e.ops.arg_reduce("argmax", x, label.type.target.name)
-    same = a.e.ops.constant(a.e.ops.elementwise("eq", best, label))
-    return averaged(a, same, None, tuple(n for n in same.type.names if n != "node"))
 
 
 # ---- derivatives
@@ -644,5 +429,9 @@ def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options:
     return e.ops.make("linalg", inputs, type_, name=name, options=tuple(sorted(options.items())))
 
 
-from gradflow.builtins import draws as _draws  # noqa: E402,F401  (adds its family to the table)
+# Each adds its family to the table.
+from gradflow.builtins import axes as _axes  # noqa: E402,F401
+from gradflow.builtins import draws as _draws  # noqa: E402,F401
+from gradflow.builtins import losses as _losses  # noqa: E402,F401
 from gradflow.builtins import matrices as _matrices  # noqa: E402,F401
+from gradflow.builtins import order as _order  # noqa: E402,F401

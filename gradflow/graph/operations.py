@@ -286,6 +286,16 @@ class Operations:
         base = wider(*(n.type.base for n in nodes))
         return self.make("stack", [self.expand(n, axes) for n in nodes], Type(base, (Axis(axis, len(nodes)), *axes)), axis=axis)
 
+    def concat(self, values: Sequence[Value], axis: str) -> Node:
+        """Values one behind the other along an axis, which comes first; one without it is a single entry."""
+        nodes = [self.constant(v) for v in values]
+        others = union(*(n.type.without([axis]) for n in nodes))
+        base = wider(*(n.type.base for n in nodes))
+        parts = [self.expand(n, (n.type.axis(axis) if n.type.has(axis) else Axis(axis, 1), *others)) for n in nodes]
+        sizes = [part.type.axes[0].size for part in parts]
+        whole = None if None in sizes else sum(size for size in sizes if size is not None)
+        return self.make("concat", parts, Type(base, (Axis(axis, whole), *others)), axis=axis)
+
     def sort(self, value: Node, over: str, descending: bool) -> Node:
         return self.make("sort", (value,), value.type, over=over, descending=descending)
 

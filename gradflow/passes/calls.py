@@ -446,7 +446,7 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) 
     if isinstance(value, v.STAGES):
         from gradflow.passes.properties import property_fields
 
-        called: dict[str, Any] = {n: e.ops.source(t, "state", f, k) for n, (f, k, t) in e.stage_states.get(id(value), {}).items()}
+        called: dict[str, Any] = {n: e.ops.source(t, kind, f, k) for n, (kind, f, k, t) in e.stage_values.get(id(value), {}).items()}
         if node_frame is not None:
             called = node_frame.flow.called.get(f"#{id(value)}", {})
         return called | property_fields(e, value, node_frame)

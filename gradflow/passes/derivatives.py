@@ -258,6 +258,17 @@ def stack(t: Tools, node: Node, g: Value, place: int) -> Value:
     return t.ops.gather(g, t.ops.make("const", (), Type("int", (), axis), value=place), axis.name)
 
 
+def concat(t: Tools, node: Node, g: Value, place: int) -> Value:
+    axis = node["axis"]
+    if not isinstance(g, Node) or not g.type.has(axis):
+        return g
+    first: Value = 0
+    for part in node.inputs[:place]:
+        first = t.add(first, t.ops.axis_size(axis, part))
+    part = node.inputs[place]
+    return t.ops.gather(t.full(g, node), t.ops.constant(t.add(t.ops.range(part.type.axis(axis), part), first)), axis)
+
+
 def pack(t: Tools, node: Node, g: Value, place: int) -> Value:
     if not isinstance(g, Node) or not g.type.has("param"):
         return g
@@ -282,7 +293,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "dot": (dot(0), dot(1)), "rename": (rename,), "gather": (gather, nothing), "scatter_add": (scatter_add, nothing),
     "slice": (slice_,), "sort": (sort,),
 }  # fmt: skip
-VARIADIC: dict[str, Callable[[Tools, Node, Value, int], Value]] = {"stack": stack, "pack": pack}
+VARIADIC: dict[str, Callable[[Tools, Node, Value, int], Value]] = {"stack": stack, "concat": concat, "pack": pack}
 
 
 def rules_of(node: Node) -> Sequence[Rule]:

@@ -73,7 +73,7 @@ class Elaborator:
         self.loops: tuple[int, ...] = ()
         self.formulas: dict[int, Node] = {}
         self.world: list[Any] | None = None
-        self.stage_states: dict[int, dict[str, tuple[str, str, Type]]] = {}
+        self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
 
     # ---- diagnostics and context

@@ -29,7 +29,7 @@ ROUNDS = 6
 
 @dataclass(frozen=True)
 class ElaboratedFlow:
-    """Results by name: param/MODEL, state/FLOW/KEY, loss, report/NAME, executed."""
+    """Results by name: param/MODEL, state/FLOW/KEY, loss, report/NAME, held/FLOW/KEY (what reports read of it), executed."""
 
     name: str
     models: tuple[v.Model, ...]
@@ -205,6 +205,7 @@ class FlowElaborator:
         for name, one in (*reports.items(), *flow.reports.items()):
             if isinstance(one, Node | int | float):
                 results.append((f"report/{name}", self.e.ops.constant(one)))
+        results += [(f"held/{self.name}/{key}", node) for key, node in flow.shown.items()]
         if flow.executed is not None:
             results.append(("executed", flow.executed))
         mapping = substitute(self.e.graph, [node for _, node in results], flow.holes) if flow.holes else {node.id: node for _, node in results}

@@ -7,6 +7,7 @@ from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes.bodies import Body
+from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head
 
@@ -18,13 +19,10 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str)
     e = body.e
     names = [start.name for start in statement.values]
     starts = [e.ops.constant(e.tensor(inner.names[n])) for n in names]
-    types = [Type("real" if n.type.base == "int" and n.type.target is None else n.type.base, n.type.axes, n.type.target) for n in starts]
+    types = [n.type for n in starts]
     for _ in range(ROUNDS):
         pass_ = _Pass(body, statement, inner, name, names, types)
-        wider = [
-            Type(n.type.base if n.type.base != "int" else t.base, union(t.axes, n.type.axes), t.target)
-            for t, n in zip(types, pass_.following, strict=True)
-        ]
+        wider = [merged(t, n.type) for t, n in zip(types, pass_.following, strict=True)]
         if wider == types:
             break
         types = wider
@@ -43,13 +41,24 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str)
         tuple((str(i), node) for i, node in enumerate(roots)), (*pass_.carries, *(p for _, p in pass_.sequences), *(p for _, p in captured)), name
     )
     loop = e.ops.make(
-        "scan", (*(e.ops.expand(n, t.axes) for n, t in zip(starts, types, strict=True)), *(x for x, _ in pass_.sequences), *(x for x, _ in captured)),
+        "scan", (*(begun(e, n, t) for n, t in zip(starts, types, strict=True)), *(x for x, _ in pass_.sequences), *(x for x, _ in captured)),
         Type("real"), region, carries=len(names), sequences=len(pass_.sequences), axis=name, backward=statement.backward,
     )  # fmt: skip
     for i, n in enumerate(names):
         inner.names[n] = e.ops.make("item", (loop,), types[i], index=i)
     for i, (n, node) in enumerate(stacked.items(), len(names)):
         scope.names[n] = e.ops.make("item", (loop,), Type(node.type.base, (axis, *node.type.axes), node.type.target), index=i)
+
+
+def merged(carried: Type, following: Type) -> Type:
+    """What holds both: a number that becomes real is real from the start; one that becomes an index points there from the start."""
+    base = "real" if "real" in (carried.base, following.base) else following.base
+    return Type(base, union(carried.axes, following.axes), carried.target or following.target if base == "int" else None)
+
+
+def begun(e: Elaborator, start: Node, type_: Type) -> Node:
+    node = e.ops.expand(start, type_.axes)
+    return node if node.type.target == type_.target else e.ops.make("rename", (node,), type_)
 
 
 class _Pass:

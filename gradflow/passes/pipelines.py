@@ -461,7 +461,12 @@ def stored(update: p.Update, wanted: set[str]) -> p.Update:
     """The update with the states that something depends on, `wanted` by reports included."""
     region = without_idle_states(update.region, wanted)
     kept = {name for name, _ in region.results}
-    return replace(update, region=region, states=tuple(plan for plan in update.states if f"state/{update.flow}/{plan.key}" in kept))
+    rollout = update.rollout
+    if rollout is not None:
+        used = {f"rollout/{source['path'][0]}" for source in region.sources() if source["kind"] == "rollout"}
+        rollout = replace(rollout, results=tuple(one for one in rollout.results if one[0] in used))
+    rollout = rollout if rollout is not None and rollout.results else None
+    return replace(update, region=region, rollout=rollout, states=tuple(plan for plan in update.states if f"state/{update.flow}/{plan.key}" in kept))
 
 
 def _no_module(seed: int) -> Any:

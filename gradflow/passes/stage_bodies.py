@@ -102,13 +102,22 @@ class StageBody(Body):
         named, places = special_arguments(node, name)
         if name == "grad":
             point = self.e.tensor(self.e.evaluate(named["at"], scope)) if "at" in named else None
-            fresh = 1 if "fresh" in named and self.e.evaluate(named["fresh"], scope) is True else 0
-            return True, self.gradient(point, self.fresh + fresh)
+            return True, self.gradient(point, self.fresh + self.looks(named["fresh"], scope) if "fresh" in named else self.fresh)
         if name == "step":
             return True, self.step(self.e.tensor(self.e.evaluate(places[0], scope)), node)
         if name == "mix":
             return True, self.mix(self.e.ops.constant(self.e.tensor(self.e.evaluate(places[0], scope))), node)
         return False, None
+
+    def looks(self, tree: s.Expr, scope: Scope) -> int:
+        """`fresh: true` is the next sample, `fresh: k` the k-th after this tick's own."""
+        value = self.e.evaluate(tree, scope)
+        if isinstance(value, int) and value >= 0:
+            return int(value)
+        raise mistake(
+            "E0402", tree.span, "`fresh` is true, or a whole number that is known when the spec is compiled", why=f"this is {v.kind_name(value)}",
+            fix="in a loop `repeat k: 5` count with it: `grad(at: y, fresh: k)`",
+        )  # fmt: skip
 
     # ---- the rest of the flow
 
@@ -369,15 +378,25 @@ class StageBody(Body):
 
     def write_states(self) -> None:
         fields = self.flow.called.setdefault(self.path, {})
-        outside = self.e.stage_states.setdefault(id(self.stage), {})
+        outside = self.e.stage_values.setdefault(id(self.stage), {})
         for name, slot in self.slots.items():
             value = self.scope.names[name]
             fields[name] = self.shaped(value)
-            outside[name] = (self.flow.name, slot.key, slot.type)
+            outside[name] = ("state", self.flow.name, slot.key, slot.type)
             if self.e.loops:
                 self.flow.loop_values[slot.key] = value
             elif value is not slot.read or slot.init is None or slot.read.op != "source":
                 slot.write = self.e.ops.expand(value, self.flow.types[slot.key].axes)
+        if not self.e.loops and self.e.world is not None:
+            self.show(outside)
+
+    def show(self, outside: dict[str, tuple[str, str, str, Type]]) -> None:
+        """What the body bound can be read from outside, as it was at the last step; what nobody reads is dropped again."""
+        for name, value in self.scope.names.items():
+            if isinstance(value, Node) and name not in self.slots and name not in self.stage.bound and name != "param":
+                key = f"{self.path}.{name}"
+                self.flow.shown[key] = value
+                outside[name] = ("held", self.flow.name, key, value.type)
 
     def shaped(self, value: Node) -> Node:
         """A state as others see it: a flat one in the shape of the leaf where there is but one."""

@@ -103,6 +103,7 @@ class Flow:
     called: dict[str, dict[str, Any]] = field(default_factory=dict)
     loop_values: dict[str, Node] = field(default_factory=dict)
     reports: dict[str, Any] = field(default_factory=dict)
+    shown: dict[str, Node] = field(default_factory=dict)
     executed: Node | None = None
     stage_notes: dict[str, tuple[Type, int]] = field(default_factory=dict)
     dirty: bool = False

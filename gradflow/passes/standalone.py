@@ -50,7 +50,9 @@ def step_region(e: Elaborator, stage: Any, leaves: tuple[Leaf, ...]) -> tuple[Re
 
 
 def without_idle_states(region: Region, wanted: Iterable[str]) -> Region:
-    """Only states that something depends on stay: parameters, losses, reports, the `wanted` ones, or another state that stays."""
+    """Only states that something depends on stay: parameters, losses, reports, the `wanted` ones, or another state that stays. Of the values
+    held for reports only the `wanted` ones stay."""
+    region = replace(region, results=tuple((name, node) for name, node in region.results if not name.startswith("held/") or name in wanted))
     keys = {name for name, _ in region.results if name.startswith("state/")}
     reads = {name: {"/".join((n["kind"], *n["path"])) for n in Region(((name, node),)).sources()} & keys for name, node in region.results}
     needed = {key for name, states in reads.items() if name not in keys for key in states} | (set(wanted) & keys)

@@ -273,6 +273,7 @@ class Run:
             self.clocks.executed[flow] = self.clocks.executed.get(flow, 0) + 1
             self.watch.check(action, self.clocks.executed[flow], loss, kept)
         self.store.write(kept)
+        self.held |= {tuple(name.split("/")[1:]): value.clone() for name, value in results.items() if name.startswith("held/")}
         tally.add(flow, loss, {name: value for name, value in results.items() if name.startswith("report/")})
 
     def _dropout(self, flow: str) -> AbstractContextManager[Any]:

@@ -201,6 +201,8 @@ def axes(m: Maker) -> Case:
         fixed=m.ops.range(A),
         hot=m.ops.one_hot(m.index("i", C, A), C),
         hot_open=m.ops.one_hot(n, GROUP),
+        concat=m.ops.concat([x, m.data("more", Axis("b", 2), A), 1.0], "b"),
+        concat_open=m.ops.concat([k, n, k], "token"),
         stack=m.ops.stack([x, 1.0, m.data("w", B)], "d"),
         numbers=m.ops.stack([1.0, t, 0.5], "d"),
     )

@@ -251,6 +251,14 @@ def test_segments(op: str, known: bool) -> None:
     check(build, mathematics, {"x": "ak", "i": "k"}, [x, i], known, differences=op == "sum")
 
 
+@KNOWN
+def test_values_one_behind_the_other(known: bool) -> None:
+    def mathematics(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.T, y[None], (x**2).T])
+
+    check(lambda ops, x, y: ops.concat([x, y, ops.elementwise("pow", x, 2)], "b"), mathematics, {"x": "ab", "y": "a"}, [random(2, 4), random(2)], known)
+
+
 def test_leaves_of_a_flat_parameter_become_one_pack() -> None:
     ops = Operations(Graph())
     flat = ops.source(Type("real", (Axis("node", 2), Axis("param", 11))), "input", "p")

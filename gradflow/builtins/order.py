@@ -1,0 +1,69 @@
+"""Built-ins that ask where entries stand: running sums, largest entries, sorting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.builtins.arguments import Arguments
+from gradflow.builtins.functions import builtin, one_axis
+from gradflow.language.diagnostics import mistake
+from gradflow.passes import values as v
+
+
+@builtin("argmax(x, over: axis)", "An index map to the largest entry, the first of equal ones.", "order")
+def argmax(a: Arguments) -> Any:
+    x = a.node(0)
+    return a.e.ops.arg_reduce("argmax", x, one_axis(a, x))
+
+
+@builtin("argmin(x, over: axis)", "An index map to the smallest entry, the first of equal ones.", "order")
+def argmin(a: Arguments) -> Any:
+    x = a.node(0)
+    return a.e.ops.arg_reduce("argmin", x, one_axis(a, x))
+
+
+@builtin("cumsum(x, over: axis)", "Running sum along an axis, each entry included.", "order")
+def cumsum(a: Arguments) -> Any:
+    x = a.node(0)
+    return a.e.ops.scan_sum(x, one_axis(a, x))
+
+
+@builtin("last(x, over: axis)", "True at the last true entry along the axis.", "order")
+def last(a: Arguments) -> Any:
+    x = a.node(0)
+    axis = one_axis(a, x)
+    e = a.e
+    ones = e.ops.where(x, 1, 0)
+    seen = e.ops.scan_sum(e.ops.constant(ones), axis)
+    return e.ops.elementwise("and", x, e.ops.elementwise("eq", seen, e.ops.reduce("sum", ones, [axis])))
+
+
+@builtin("sort(x, over: axis, descending: bool)", "The entries in order along an axis; indices in ascending order.", "order")
+def sort(a: Arguments) -> Any:
+    x = a.node(0)
+    axis = one_axis(a, x) if a.has("over") or len(x.type.axes) != 1 else x.type.axes[0].name
+    return a.e.ops.sort(x, axis, bool(a.number("descending", False)))
+
+
+@builtin("rank(x, over: axes, descending: bool)", "The place of each entry in the sorted order, 0 first; equal entries keep their order.", "order")
+def rank(a: Arguments) -> Any:
+    x = a.node(0)
+    over = tuple(n for n in x.type.names if n in a.over(x))
+    return a.e.ops.rank(x, over, bool(a.number("descending", False)))
+
+
+@builtin(
+    "top(x, count, over: axis, named: axis)", "An index map to the `count` largest entries, largest first; of equal ones the first.", "order", 2, 2
+)
+def top(a: Arguments) -> Any:
+    x = a.node(0)
+    number = a.raw(1)
+    if not isinstance(number, int):
+        raise mistake(
+            "E0311", a.places[1].span, "how many must be a whole number that is known when the spec is compiled",
+            why=f"this is {v.kind_name(number)}",
+            fix="give a number or an `int` parameter; to keep a share of a changing number, compare `rank(..)` with it",
+        )  # fmt: skip
+    axis = one_axis(a, x)
+    named = a.e.axis_names(a.named["named"].value, a.scope)[0] if a.has("named") else f"top_{axis}"
+    return a.e.ops.top(x, number, axis, named)
