@@ -2,10 +2,11 @@
 
     python benchmarks/update_bandwidth.py --size 20000000 [--compile] [--json]
 
-Adam and diffGrad are built as graphs and lowered by the torch backend with donated buffers. Each is measured in one process with a triad
-(a = b + s * c), torch.optim.AdamW(fused=True) and the same update as a plain loop of torch expressions; the candidates take turns within each
-repeat, and medians are reported, ratios as medians of the ratios within a repeat. Bytes are those an update cannot avoid: every stream read or
-written once (Adam reads param, grad, m, v and writes param, m, v; diffGrad also reads and writes the previous gradient; the triad 2 + 1).
+The shipped `adamw` and `diffgrad` are elaborated for one flat tensor and lowered by the torch backend with donated buffers. Each is measured in
+one process with a triad (a = b + s * c), torch.optim.AdamW(fused=True) and the same update as a plain loop of torch expressions; the candidates
+take turns within each repeat, and medians are reported, ratios as medians of the ratios within a repeat. Bytes are those an update cannot avoid:
+every stream read or written once (AdamW reads param, grad, m, v and writes param, m, v; diffGrad also reads and writes the previous gradient;
+the triad 2 + 1).
 """
 
 from __future__ import annotations
@@ -16,46 +17,41 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradflow.backends.torch import lower
-from gradflow.graph.graph import Graph, Region
-from gradflow.graph.operations import Operations
-from gradflow.graph.types import INT, Axis, Type
+from gradflow.embedding import update_stage
+from gradflow.graph.graph import Region
+from gradflow.graph.types import Axis
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.stages import Leaf
+from gradflow.passes.standalone import FLOW, step_region
 
-STREAMS = {"triad": 3, "adam": 7, "diffgrad": 9}
+STREAMS = {"triad": 3, "adamw": 7, "diffgrad": 9}
 BLOCKS = (1 << 16, 1 << 18, 1 << 20)  # entries of a block tried for the blocked triad
 Candidate = tuple[str, Callable[[], Any]]  # streams counted for it, what is timed
 
 
-def update(size: int, friction: bool) -> Region:
-    """Adam, or with friction diffGrad, as a graph."""
-    o = Operations(Graph())
-    e = o.elementwise
-    flat = Type("real", (Axis("param", size),))
-    param, grad, m, v = (o.source(flat, *name) for name in (("param", "net"), ("input", "grad"), ("state", "m"), ("state", "v")))
-    t = o.source(INT, "clock", "t")
-    m_next = e("add", e("mul", 0.9, m), e("mul", 0.1, grad))
-    v_next = e("add", e("mul", 0.999, v), e("mul", 0.001, e("pow", grad, 2)))
-    size_of_step = e("div", m_next, e("sub", 1.0, e("pow", 0.9, t)))
-    step = e("div", size_of_step, e("add", e("sqrt", e("div", v_next, e("sub", 1.0, e("pow", 0.999, t)))), 1e-8))
-    results = {"state/m": m_next, "state/v": v_next}
-    if friction:
-        previous = o.source(flat, "state", "previous")
-        step = e("mul", e("sigmoid", e("abs", e("sub", previous, grad))), step)
-        results["state/previous"] = grad
-    results["param/net"] = e("sub", param, e("mul", 1e-3, step))
-    return Region(tuple((name, o.constant(node)) for name, node in results.items()), (), "update")
+def update(name: str, size: int) -> tuple[Region, dict[tuple[str, ...], Any]]:
+    """A shipped update on one tensor of `size` entries, and buffers for everything it reads."""
+    e = Elaborator()
+    region, flow = step_region(e, update_stage(name, {}, e, ()), (Leaf("p", (Axis("dim0", size),)),))
+    region = Region(tuple((key, node) for key, node in region.results if not key.startswith("report/")))
+    generator = torch.Generator().manual_seed(0)
+    buffers: dict[tuple[str, ...], Any] = {key: torch.randn(size, generator=generator) for key in (("param", "leaf"), ("input", "grad"))}
+    for slot in flow.states.values():
+        if slot.write is not None:
+            buffers["state", FLOW, slot.key] = torch.rand(size, generator=generator)
+    return region, buffers | {("clock", "t", FLOW): 3, ("clock", "t_end", FLOW): 100, ("clock", "tick"): 2, ("clock", "seed"): 0}
 
 
-def eager(buffers: dict[tuple[str, ...], Any], friction: bool) -> Callable[[], None]:
+def eager(size: int, friction: bool) -> Callable[[], None]:
     """The same update as one would write it in torch."""
-    param, grad, m, v, previous = (
-        buffers[key] for key in (("param", "net"), ("input", "grad"), ("state", "m"), ("state", "v"), ("state", "previous"))
-    )
+    param, grad, m, v, previous = (torch.rand(size) for _ in range(5))
 
     def step() -> None:
         m.mul_(0.9).add_(grad, alpha=0.1)
@@ -65,17 +61,11 @@ def eager(buffers: dict[tuple[str, ...], Any], friction: bool) -> Callable[[], N
         if friction:
             moved *= torch.sigmoid(torch.abs(previous - grad))
             previous.copy_(grad)
+        else:
+            param.mul_(1 - 1e-5)
         param.addcdiv_(moved, denominator, value=-1e-3)
 
     return step
-
-
-def buffers_of(size: int) -> dict[tuple[str, ...], Any]:
-    generator = torch.Generator().manual_seed(0)
-    keys = (("param", "net"), ("input", "grad"), ("state", "m"), ("state", "v"), ("state", "previous"))
-    found: dict[tuple[str, ...], Any] = {key: torch.randn(size, generator=generator) for key in keys}
-    found["state", "v"].abs_()
-    return found | {("clock", "t"): 3}
 
 
 def triads(size: int) -> dict[str, Candidate]:
@@ -90,19 +80,18 @@ def triads(size: int) -> dict[str, Candidate]:
 
 
 def candidates(size: int, compiled: bool) -> dict[str, Candidate]:
-    buffers = buffers_of(size)
     found = triads(size)
     param: Tensor = torch.nn.Parameter(torch.randn(size))
     param.grad = torch.randn(size)
-    found["AdamW(fused=True)"] = ("adam", torch.optim.AdamW([param], lr=1e-3, fused=True).step)
-    for name in ("adam", "diffgrad"):
-        region = update(size, friction=name == "diffgrad")
+    found["AdamW(fused=True)"] = ("adamw", torch.optim.AdamW([param], lr=1e-3, fused=True).step)
+    for name in ("adamw", "diffgrad"):
+        region, buffers = update(name, size)
         lowered = lower(region, donate=True)
-        found[f"{name}: gradflow"] = (name, lambda f=lowered: f(buffers))
+        found[f"{name}: gradflow"] = (name, partial(lowered, buffers))
         if compiled:
             fast = lower(region, donate=True, compile=True)
-            found[f"{name}: gradflow compiled"] = (name, lambda f=fast: f(buffers))
-        found[f"{name}: eager"] = (name, eager(buffers, name == "diffgrad"))
+            found[f"{name}: gradflow compiled"] = (name, partial(fast, buffers))
+        found[f"{name}: eager"] = (name, eager(size, name == "diffgrad"))
     return found
 
 
