@@ -11,7 +11,8 @@ import gc
 import sys
 from pathlib import Path
 
-from gradflow.cli.terminal import ERRORS, FINE, STDIN, UsageError, read_source, report, say, spec_files, write_text
+from gradflow.cli.terminal import ERRORS, FINE, STDIN, UsageError, read_source, report, say, spec_files
+from gradflow.files import write_text
 from gradflow.language.diagnostics import Diagnostic, GradflowError, Report
 from gradflow.language.printer import FORMATS, summary
 from gradflow.language.source import Source

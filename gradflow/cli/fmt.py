@@ -10,7 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from gradflow.cli.terminal import ERRORS, FINE, STDIN, read_source, report, say, spec_files, write_text
+from gradflow.cli.terminal import ERRORS, FINE, STDIN, read_source, report, say, spec_files
+from gradflow.files import write_text
 from gradflow.language.diagnostics import Diagnostic, GradflowError
 from gradflow.language.source import Source
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "explain a name of the language or the library, or an error code",
     "methods": "show the evidence for every shipped method",
     "verify": "compare a component with golden vectors",
+    "claim": "run what a method promises against its baseline, over seeds",
 }
 
 

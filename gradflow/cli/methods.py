@@ -116,7 +116,7 @@ def fingerprint(*files: Path) -> str:
 
 def record(file: Path, component: str, verdict: dict[str, Any]) -> Path:
     """Writes down how a vector file fared; returns the file of records, which lies beside the vectors."""
-    from gradflow.cli.terminal import write_text
+    from gradflow.files import write_text
 
     target = file.parent / EVIDENCE
     known = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}

@@ -104,19 +104,3 @@ def read_source(reference: str) -> Source:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
         place = Source(COMMAND_LINE, reference).span(0, len(reference))
         raise GradflowError([Diagnostic("E0213", f"cannot read `{path}`", place, why=why)]) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file's text in one step, keeping its permissions: readers see the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            os.chmod(temporary, path.stat().st_mode)
-        os.replace(temporary, path)
-    finally:
-        if temporary.exists():
-            temporary.unlink()

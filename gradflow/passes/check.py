@@ -75,7 +75,12 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
     if definition.kind == "pipeline":
         check_pipeline(e, definition, home)
         return
-    if definition.kind in ("format", "schedule", "claim"):
+    if definition.kind == "claim":
+        from gradflow.claims.design import check_claim
+
+        check_claim(definition, module, e)
+        return
+    if definition.kind in ("format", "schedule"):
         return
     bound = parameters(e, definition, home)
     if definition.kind in ("function", "objective"):
