@@ -7,7 +7,7 @@ from typing import Any
 from gradflow.builtins.arguments import Arguments, is_axis
 from gradflow.builtins.functions import builtin, length, one_axis
 from gradflow.graph.graph import Node
-from gradflow.graph.types import Axis, union
+from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
@@ -127,3 +127,13 @@ def shift(a: Arguments) -> Any:
     held = ops.elementwise("minimum", ops.elementwise("maximum", source, 0), last)
     moved, filling = ops.gather(x, ops.constant(held), axis.name), a.quantity("fill", False if x.type.base == "bool" else 0)
     return ops.where(*a.aligned(inside, moved, filling))
+
+
+@builtin("flatten(x, y, keep: axes)", "Values laid side by side along `param`, each row by row: as a flow's parameters lie. Kept axes come first.", "axes", 1, None)
+def flatten(a: Arguments) -> Any:
+    keep = a.e.axis_names(a.named["keep"].value, a.scope) if a.has("keep") else ()
+    parts = [a.node(place) for place in range(len(a.places))]
+    sized = all(axis.size is not None for part in parts for axis in part.type.without(keep))
+    if not sized:  # only in a body that is checked by itself
+        return a.e.ops.hole(Type("real", (*(axis for axis in parts[0].type.axes if axis.name in keep), Axis("param"))))
+    return a.e.ops.pack(parts, [part.type.without(keep) for part in parts])

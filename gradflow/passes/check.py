@@ -222,6 +222,7 @@ def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
     for _ in range(4):
         flow.dirty = False
         bundle = Bundle((leaf,), e.ops.source(Type("real", (axis,)), "param", "leaf"))
-        FlowBuilder(e, flow).stage(value, Upstream(at), bundle, end, "")
+        look = e.ops.source(Type("real"), "input", "value")
+        FlowBuilder(e, flow).stage(value, Upstream(at, value=lambda point, fresh: look), bundle, end, "")
         if not flow.dirty:
             break

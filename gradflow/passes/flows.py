@@ -54,6 +54,13 @@ def leaves_of(models: tuple[v.Model, ...]) -> tuple[Leaf, ...]:
     return tuple(found)
 
 
+def no_objective(first: Any, span: Span, word: str) -> Mistake:
+    return mistake(
+        "E0521", getattr(first, "span", span), f"this flow has no objective to take the {'gradient' if word == 'grad' else 'value'} of",
+        label="the flow begins here", why=f"a stage of it reads `{word}`", fix="begin it with an objective: `flow net: loss -> backprop -> ..`",
+    )  # fmt: skip
+
+
 class FlowElaborator:
     def __init__(
         self, e: Elaborator, name: str, models: tuple[v.Model, ...], chain: list[Any], topology: v.Topology | None, scope: Scope, span: Span
@@ -63,6 +70,7 @@ class FlowElaborator:
         self.size = sum(leaf.size for leaf in self.leaves)
         self.memo: dict[Any, Node] = {}
         self.losses: dict[Any, Any] = {}
+        self.looked: dict[Any, Any] = {}  # losses that a stage looked at, or at whose gradient
 
     # ---- the head: parameters, loss, gradient
 
@@ -107,19 +115,25 @@ class FlowElaborator:
 
     def gradient(self, point: Node | None, fresh: int) -> Node:
         if not isinstance(self.chain[0], v.Live):
-            raise mistake(
-                "E0521", getattr(self.chain[0], "span", self.span), "this flow has no objective to take the gradient of",
-                label="the flow begins here",
-                why="a stage of it reads `grad`", fix="begin it with an objective: `flow net: loss -> backprop -> ..`",
-            )  # fmt: skip
+            raise no_objective(self.chain[0], self.span, "grad")
         loss, flat, _ = self.loss(point, fresh)
         key = (flat.id, fresh)
+        self.looked[key] = loss
         if key not in self.memo:
             self.check_loss(loss, flat)
             from gradflow.builtins.functions import derivative
 
             self.memo[key] = derivative(self.e, loss, flat, self.chain[0].tree.span)
         return self.memo[key]
+
+    def value(self, point: Node | None, fresh: int) -> Any:
+        """What is minimized, at a point: for estimators that look at values alone."""
+        if not isinstance(self.chain[0], v.Live):
+            raise no_objective(self.chain[0], self.span, "value")
+        loss, flat, _ = self.loss(point, fresh)
+        self.check_loss(loss, flat)
+        self.looked[flat.id, fresh] = loss
+        return loss
 
     def check_loss(self, loss: Any, point: Node) -> None:
         span = self.chain[0].tree.span
@@ -144,6 +158,7 @@ class FlowElaborator:
             flow.types = types
             self.memo.clear()
             self.losses.clear()
+            self.looked.clear()
             result, reports = self.round(flow)
             types = flow.types
             if not flow.dirty:
@@ -160,7 +175,7 @@ class FlowElaborator:
         bundle = Bundle(self.leaves, param)
         stages = self.chain[1:] if isinstance(self.chain[0], v.Live) else self.chain
         reports = self.loss(None, 0)[2] if isinstance(self.chain[0], v.Live) else {}
-        change = builder.chain(stages, Upstream(self.gradient), bundle, self.bottom, "")
+        change = builder.chain(stages, Upstream(self.gradient, value=self.value), bundle, self.bottom, "")
         value = change.value if change.absolute else self.e.ops.constant(self.e.ops.elementwise("add", param, change.value))
         self.own_parameter(flow, value)
         return value, reports
@@ -196,7 +211,7 @@ class FlowElaborator:
             results.append((f"state/{self.name}/{slot.key}", slot.write))
             states.append(StatePlan(slot.key, slot.write.type, slot.init if slot.init is not None else 0.0, slot.key.rsplit(".", 1)[0]))
         if isinstance(self.chain[0], v.Live):
-            loss = self.e.ops.constant(self.loss(None, 0)[0])
+            loss = self.e.ops.constant(self.shown_loss())
             if loss.type.has("node"):
                 loss = self.e.ops.constant(
                     self.e.ops.elementwise("div", self.e.ops.reduce("sum", loss, ["node"]), self.e.ops.axis_size("node", loss))
@@ -220,6 +235,16 @@ class FlowElaborator:
             self.span,
             self.notes(flow),
         )
+
+    def shown_loss(self) -> Any:
+        """The loss at the parameters; where no stage looks there (two-sided probes), the mean of those that were looked at, which costs nothing."""
+        here, at_hand, ops = self.loss(None, 0)[0], list(self.looked.values()), self.e.ops
+        if not at_hand or any(one is here for one in at_hand):
+            return here
+        total = at_hand[0]
+        for one in at_hand[1:]:
+            total = ops.elementwise("add", total, one)
+        return ops.elementwise("div", total, len(at_hand))
 
     def notes(self, flow: Flow) -> tuple[tuple[str, str, str, str], ...]:
         """For views, of each stage: its name, its kind, the type of what arrives there, and what it says it gives."""

@@ -178,9 +178,12 @@ class PipelineElaborator:
             scope.axes.setdefault(axis.name, axis)
         for name in statement.names:
             known = self.bound.get(f"#{name}")
+            if known is None and statement.default is not None:  # nobody gives it
+                scope.names[name] = self.e.evaluate(statement.default, scope)
+                continue
             type_ = known if isinstance(known, Type) else Type("int" if target else option.base or "real", axes, target)
             if isinstance(known, Type):
-                type_ = Type(known.base, tuple(Axis(a.name, b.size) for a, b in zip(axes, known.axes, strict=True)), target)
+                type_ = Type(known.base, tuple(Axis(a.name, b.size) for a, b in zip(axes, known.axes, strict=False)), target)
                 scope.axes.update({a.name: a for a in type_.axes})
             self.inputs[name] = type_
             scope.names[name] = self.e.ops.source(type_, "input", name)

@@ -78,6 +78,17 @@ class StageBody(Body):
         assert self.e.context is before
         return self.view(value)
 
+    def objective_value(self, point: Node | None, fresh: int, node: s.Call) -> Any:
+        """`value(at: point)`: what is minimized, there; on the same batch and draws unless asked for fresh ones."""
+        if self.up.value is None:
+            raise mistake(
+                "E0514", node.span, "the objective cannot be asked for its value here", why="a stage stands between it and the objective",
+                fix=f"put `{self.stage.name}` first, behind the objective",
+            )  # fmt: skip
+        point = point if point is not None else self.point
+        with self.e.at(flow=""), self.e.placed(None):
+            return self.up.value(None if point is None else self.flat(point), max(fresh, self.fresh))
+
     def special(self, name: str, node: s.Node) -> Any:
         if name == "grad":
             return self.gradient()
@@ -103,6 +114,9 @@ class StageBody(Body):
         if name == "grad":
             point = self.e.tensor(self.e.evaluate(named["at"], scope)) if "at" in named else None
             return True, self.gradient(point, self.fresh + self.looks(named["fresh"], scope) if "fresh" in named else self.fresh)
+        if name == "value":
+            point = self.e.tensor(self.e.evaluate(named["at"], scope)) if "at" in named else None
+            return True, self.objective_value(point, self.fresh + self.looks(named["fresh"], scope) if "fresh" in named else self.fresh, node)
         if name == "step":
             return True, self.step(self.e.tensor(self.e.evaluate(places[0], scope)), node)
         if name == "mix":
@@ -461,7 +475,7 @@ class StageBody(Body):
         return node.span.offset
 
 
-SPECIAL_CALLS: dict[str, tuple[int, tuple[str, ...]]] = {"grad": (0, ("at", "per", "fresh")), "step": (1, ()), "mix": (1, ())}
+SPECIAL_CALLS: dict[str, tuple[int, tuple[str, ...]]] = {"grad": (0, ("at", "per", "fresh")), "value": (0, ("at", "fresh")), "step": (1, ()), "mix": (1, ())}
 
 
 def special_arguments(node: s.Call, name: str) -> tuple[dict[str, s.Expr], list[s.Expr]]:
@@ -470,8 +484,8 @@ def special_arguments(node: s.Call, name: str) -> tuple[dict[str, s.Expr], list[
     places = [arg.value for arg in node.args if arg.name is None]
     if len(places) != wanted:
         why, fix = f"it is `{name}(g)`", "give it what flows: `grad`, say"
-        if name == "grad":
-            why, fix = "`grad(at: x)` takes options alone", "name it: `at: ..`"
+        if name in ("grad", "value"):
+            why, fix = f"`{name}(at: x)` takes options alone", "name it: `at: ..`"
         raise mistake("E0401", node.span, f"`{name}` takes {wanted} value{'s' * (wanted != 1)}, {len(places)} given", why=why, fix=fix)
     for arg in node.args:
         if arg.name and arg.name not in options:

@@ -204,7 +204,10 @@ def _leafwise(e: Elaborator, value: Any, leaf: Leaf) -> Node:
 
 
 def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
-    """Runs it with its inputs bound: what it reports periodically is stacked along time, what it reports at the end is taken as it is."""
+    """Runs it with its inputs bound: what it reports periodically is stacked along time, what it reports at the end is taken as it is.
+
+    An input that is not there by its name is the series NAME_0, NAME_1, .. along its first axis; the k-th entry of what is reported is also NAME_k.
+    """
     from gradflow.passes.pipelines import PipelineElaborator
     from gradflow.runtime.embed import run_reports
 
@@ -214,10 +217,20 @@ def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, 
     sizes: dict[str, int] = {}
     for statement in definition.body or ():
         for name in statement.names if isinstance(statement, s.Input) else ():
-            if name in inputs:
-                type_, value = input_type(e, statement, name, numpy.asarray(inputs[name]), sizes)  # type: ignore[arg-type]
+            given = inputs[name] if name in inputs else series(name, inputs)
+            if given is not None:
+                type_, value = input_type(e, statement, name, numpy.asarray(given), sizes)  # type: ignore[arg-type]
                 bound[f"#{name}"] = type_
                 arrays[name] = value
     program = PipelineElaborator(definition, home.scope(), bound, e).program()
     e.report.raise_errors()
-    return run_reports(program, arrays, backend)
+    outputs = run_reports(program, arrays, backend)
+    return {f"{name}_{k}": row for name, value in outputs.items() if value.ndim for k, row in enumerate(value)} | outputs
+
+
+def series(name: str, inputs: Arrays) -> numpy.ndarray | None:
+    """NAME_0, NAME_1, .. one behind the other; None where there is no such series of equal shapes."""
+    found: list[numpy.ndarray] = []
+    while f"{name}_{len(found)}" in inputs:
+        found.append(numpy.asarray(inputs[f"{name}_{len(found)}"]))
+    return numpy.stack(found) if found and len({one.shape for one in found}) == 1 else None
