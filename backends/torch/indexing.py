@@ -178,7 +178,8 @@ def draw(w: Writer, node: Node) -> str:
 
 
 OPERATIONS: dict[str, Callable[[Writer, Node], str]] = {
-    "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot, "gather": gather,
+    "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot,
+    "gather": gather,
     "scatter_add": scatter_add, "segment_sum": segment, "segment_max": segment, "segment_min": segment, "sort": sort, "rank": rank, "top": top,
     "leaf": leaf, "pack": pack, "draw": draw,
 }  # fmt: skip

@@ -129,7 +129,7 @@ def shift(a: Arguments) -> Any:
     return ops.where(*a.aligned(inside, moved, filling))
 
 
-@builtin("flatten(x, y, keep: axes)", "Values laid side by side along `param`, each row by row: as a flow's parameters lie. Kept axes come first.", "axes", 1, None)
+@builtin("flatten(x, y, keep: axes)", "Values laid side by side along `param`, as a flow's parameters lie.", "axes", 1, None)
 def flatten(a: Arguments) -> Any:
     keep = a.e.axis_names(a.named["keep"].value, a.scope) if a.has("keep") else ()
     parts = [a.node(place) for place in range(len(a.places))]

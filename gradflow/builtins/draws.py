@@ -111,7 +111,7 @@ def subset(a: Arguments) -> Any:
     return a.e.ops.elementwise("lt", order, number)
 
 
-@builtin("replay(record, over: axes)", "Recorded draws: entry t - 1 of the first axis; a fresh look takes the next one, or moves along the second axis.", "draws")
+@builtin("replay(record, over: axes)", "Recorded draws: entry t - 1; a fresh look takes the next one, or moves along the second axis.", "draws")
 def replay(a: Arguments) -> Any:
     record = a.node(0)
     tick, *look = a.over(record)

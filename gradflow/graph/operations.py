@@ -318,7 +318,11 @@ class Operations:
             return flat
         if flat.op == "pack":
             for piece, at in zip(flat.inputs, flat["offsets"], strict=True):
-                if at == offset and piece.type.without(a.name for a in lifted) == axes and piece.type.axes[len(piece.type.axes) - len(axes) :] == axes:
+                if (
+                    at == offset
+                    and piece.type.without(a.name for a in lifted) == axes
+                    and piece.type.axes[len(piece.type.axes) - len(axes) :] == axes
+                ):
                     return piece
         return self.make("leaf", (flat,), Type(flat.type.base, (*lifted, *axes)), offset=offset)
 

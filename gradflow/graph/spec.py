@@ -47,7 +47,8 @@ ARITY: dict[str, tuple[int, int | None]] = {
     "const": (0, 0), "source": (0, 0), "element": (0, 0), "hole": (0, 0),
     "where": (3, 3), "choose": (3, 3), "expand": (1, 1), "axis_size": (1, 1), "argmax": (1, 1), "argmin": (1, 1), "cumsum": (1, 1),
     "segment_sum": (2, 2), "segment_max": (2, 2), "segment_min": (2, 2), "rename": (1, 1), "dot": (2, 2), "gather": (2, 2),
-    "scatter_add": (2, 2), "one_hot": (1, 1), "range": (0, 1), "slice": (1, 1), "stack": (1, None), "concat": (1, None), "sort": (1, 1), "rank": (1, 1),
+    "scatter_add": (2, 2), "one_hot": (1, 1), "range": (0, 1), "slice": (1, 1), "stack": (1, None), "concat": (1, None),
+    "sort": (1, 1), "rank": (1, 1),
     "top": (1, 1), "leaf": (1, 1), "pack": (1, None), "scan": (1, None), "item": (1, 1), "draw": (2, None), "linalg": (1, None),
     "model": (1, None), "model_vjp": (2, None),
 }  # fmt: skip

@@ -107,7 +107,7 @@ def reals(rows: int) -> FieldSpec:
     return FieldSpec("real", (("sample", rows),))
 
 
-@primitive("data", batch=COUNT, split=DIVISION, alpha="real > 0", test_share=SHARE, images="bool", size=COUNT)
+@primitive("data", batch=COUNT, split=DIVISION, alpha="real > 0", test_share=SHARE, images="bool", size=COUNT, turned="real in [0, 1]")
 def digits(
     batch: int | str = "all",
     split: str = "iid",
@@ -115,16 +115,22 @@ def digits(
     test_share: float = 0.2,
     images: bool = False,
     size: int | str = "all",
+    turned: float = 0.0,
 ) -> DataSpec:
     """Handwritten digits, 8 x 8 pixels in [0, 1] (scikit-learn's, divided by 16): 1438 to train on and 359 to test on.
 
     x real[sample, feature: 64], or real[sample, row: 8, column: 8] with `images`; y [sample -> class], 10 classes. `split` and `alpha` say
-    how nodes divide the training rows; `size` keeps fewer of them.
+    how nodes divide the training rows; `size` keeps fewer of them; `turned` mixes in that share of the image turned left by a right angle, so
+    that a network trained on others meets what it does not know.
     """
 
+    def pixels(x: Any) -> Any:
+        x = (x / 16).reshape(-1, 8, 8)
+        x = (1 - turned) * x + turned * numpy.rot90(x, axes=(1, 2)) if turned else x
+        return x if images else x.reshape(-1, 64)
+
     def prepare(x: Any, y: Any, x_test: Any, y_test: Any) -> tuple[Any, Any, Any, Any]:
-        shape = (-1, 8, 8) if images else (-1, 64)
-        return (x / 16).reshape(shape), y.astype(numpy.int64), (x_test / 16).reshape(shape), y_test.astype(numpy.int64)
+        return pixels(x), y.astype(numpy.int64), pixels(x_test), y_test.astype(numpy.int64)
 
     axes = (("row", 8), ("column", 8)) if images else (("feature", 64),)
     return bundled_spec(

@@ -254,7 +254,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     inner.names["#definition"] = definition
     inner.axes.update(_axes_of_bound(definition, bound))
     if definition.kind == "topology":
-        from gradflow.passes.topologies import build_topology
+        from gradflow.topologies.links import build_topology
 
         return build_topology(e, definition, inner, span)
     if definition.kind == "pipeline":
@@ -262,7 +262,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     if definition.value is not None:
         value = applied(e, e.evaluate(definition.value, inner), definition.value.span)
         return v.ChainOf((value,), span) if definition.kind in STAGE_DEFINITIONS else value
-    if definition.kind in STAGE_DEFINITIONS:
+    if definition.kind in (*STAGE_DEFINITIONS, "format"):
         return v.Stage(definition, home, bound, span)
     raise unbuilt(span, f"{definition.kind}s cannot be used yet", f"leave `{definition.name}` out of what runs")
 
@@ -440,7 +440,7 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) 
     if isinstance(value, v.Model):
         return dict(value.spec.facts)
     if isinstance(value, v.Topology):
-        from gradflow.passes.topologies import topology_fields
+        from gradflow.topologies.links import topology_fields
 
         return topology_fields(e, value)
     if isinstance(value, v.STAGES):

@@ -6,6 +6,7 @@ What a definition needs that no stand-in can be (a function value, a model) leav
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from gradflow.graph.graph import Node
@@ -80,14 +81,18 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
 
         check_claim(definition, module, e)
         return
-    if definition.kind in ("format", "schedule"):
+    if definition.kind == "schedule":
         return
     bound = parameters(e, definition, home)
     if definition.kind in ("function", "objective"):
         check_function(e, definition, home, bound)
     else:
         value = with_bound(e, definition, home, bound, definition.name_span)
-        if definition.kind != "topology":
+        if definition.kind == "format":
+            from gradflow.formats.elaborate import check_format
+
+            check_format(e, value)
+        elif definition.kind != "topology":
             check_stage(e, value, definition)
 
 
@@ -204,6 +209,10 @@ def _ring(e: Elaborator) -> v.Topology:
     return v.Topology("ring", NODES, e.ops.expand(near, size), None)
 
 
+def _look(value: Node, point: Node | None, fresh: int) -> Node:
+    return value
+
+
 def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
     """Runs a stage over one leaf that its pattern fits, with a gradient from nowhere and an end that takes whatever comes."""
     pattern = definition.pattern
@@ -223,6 +232,6 @@ def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
         flow.dirty = False
         bundle = Bundle((leaf,), e.ops.source(Type("real", (axis,)), "param", "leaf"))
         look = e.ops.source(Type("real"), "input", "value")
-        FlowBuilder(e, flow).stage(value, Upstream(at, value=lambda point, fresh: look), bundle, end, "")
+        FlowBuilder(e, flow).stage(value, Upstream(at, value=partial(_look, look)), bundle, end, "")
         if not flow.dirty:
             break

@@ -278,7 +278,7 @@ class Elaborator:
             return left
         right = self.evaluate(node.right, scope)
         if isinstance(left, v.Topology):
-            from gradflow.passes.topologies import combine
+            from gradflow.topologies.links import combine
 
             return combine(self, node, left, right)
         return self.arithmetic(OPERATORS[node.op], node, scope, (left, node.left), (right, node.right))

@@ -20,8 +20,9 @@ from gradflow.passes import values as v
 from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream, flatten
-from gradflow.passes.suggestions import listed, suggestion
+from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Upstream, flatten
+from gradflow.passes.suggestions import listed
+from gradflow.passes.trained import Trained, all_trained, leaves_of
 from gradflow.plan.program import StatePlan
 
 ROUNDS = 6
@@ -41,19 +42,6 @@ class ElaboratedFlow:
     notes: tuple[tuple[str, str, str, str], ...] = ()
 
 
-def leaves_of(models: tuple[v.Model, ...]) -> tuple[Leaf, ...]:
-    """The leaves of the flow's models; of several models each leaf's name begins with its model's."""
-    found = []
-    for model in models:
-        prefix = f"{model.name}." if len(models) > 1 else ""
-        if model.free is not None:
-            found.append(Leaf(prefix + model.name, model.free))
-            continue
-        for leaf in model.spec.leaves:
-            found.append(Leaf(prefix + leaf.name, tuple(Axis(f"dim{i}", n) for i, n in enumerate(leaf.shape))))
-    return tuple(found)
-
-
 def no_objective(first: Any, span: Span, word: str) -> Mistake:
     return mistake(
         "E0521", getattr(first, "span", span), f"this flow has no objective to take the {'gradient' if word == 'grad' else 'value'} of",
@@ -62,11 +50,10 @@ def no_objective(first: Any, span: Span, word: str) -> Mistake:
 
 
 class FlowElaborator:
-    def __init__(
-        self, e: Elaborator, name: str, models: tuple[v.Model, ...], chain: list[Any], topology: v.Topology | None, scope: Scope, span: Span
-    ):
-        self.e, self.name, self.models, self.chain, self.topology, self.scope, self.span = e, name, models, chain, topology, scope, span
-        self.leaves = leaves_of(models)
+    def __init__(self, e: Elaborator, name: str, parts: tuple[Trained, ...], chain: list[Any], topology: v.Topology | None, scope: Scope, span: Span):
+        self.e, self.name, self.parts, self.chain, self.topology, self.scope, self.span = e, name, parts, chain, topology, scope, span
+        self.models = tuple(part.model for part in parts)
+        self.leaves = leaves_of(parts)
         self.size = sum(leaf.size for leaf in self.leaves)
         self.memo: dict[Any, Node] = {}
         self.losses: dict[Any, Any] = {}
@@ -75,11 +62,10 @@ class FlowElaborator:
     # ---- the head: parameters, loss, gradient
 
     def parameter(self) -> Node:
-        flats = [self.e.parameters_of(model) for model in self.models]
+        flats = [part.taken(self.e, self.e.parameters_of(part.model)) for part in self.parts]
         if len(flats) == 1:
             return flats[0]
-        axes = [(Axis("param", model.spec.size),) for model in self.models]
-        return self.e.ops.pack(flats, axes)
+        return self.e.ops.pack(flats, [(Axis("param", part.size),) for part in self.parts])
 
     def placed(self, point: Node | None) -> Node:
         """The point at which the objective is evaluated: with the axis `node` where nodes have objectives of their own."""
@@ -92,9 +78,9 @@ class FlowElaborator:
     def split(self, flat: Node) -> dict[str, Node]:
         offset = 0
         found = {}
-        for model in self.models:
-            found[model.name] = self.e.ops.leaf(flat, offset, (Axis("param", model.spec.size),))
-            offset += model.spec.size
+        for part in self.parts:
+            found[part.model.name] = part.put(self.e, self.e.ops.leaf(flat, offset, (Axis("param", part.size),)))
+            offset += part.size
         return found
 
     def loss(self, point: Node | None, fresh: int) -> tuple[Any, Node, Any]:
@@ -305,21 +291,7 @@ def named_here(e: Elaborator, value: Any) -> None:
 def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) -> ElaboratedFlow:
     if statement.per is not None:
         raise unbuilt(statement.targets[0].span, "`flow .. per axis` cannot run yet", f"leave out `per {statement.per}`")
-    models = []
-    for target in statement.targets:
-        found, value = scope.local(target.name.split(".")[0])
-        value = e.force(value) if found else None
-        if not isinstance(value, v.Model):
-            known = [n for n in scope.locals() if isinstance(scope.local(n)[1], v.Model)]
-            why = f"here it is {v.kind_name(value)}" if found else f"the models are {listed(known)}" if known else "the pipeline declares no model"
-            otherwise = f"train a model: `flow {known[0]}: ..`" if known and found else f"declare it: `model {target.name} = mlp(..)`"
-            raise mistake(
-                "E0524", target.span, f"`{target.name}` is no model: a flow trains models", why=why,
-                **suggestion(target.span, target.name, known, otherwise),
-            )  # fmt: skip
-        if "." in target.name:
-            raise unbuilt(target.span, "part of a model cannot be trained alone yet", f"train all of it: `flow {target.name.split('.')[0]}: ..`")
-        models.append(value)
+    parts = all_trained(e, statement.targets, scope)
     topology = None
     if statement.over is not None:
         topology = e.evaluate(statement.over, scope)
@@ -349,7 +321,4 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
             why="a flow is an objective, then an estimator, projections, an exchange and an update",
             fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
         )  # fmt: skip
-    return FlowElaborator(e, name, tuple(models), chain, topology, scope, statement.span).run()
-
-
-__all__ = ["ElaboratedFlow", "elaborate_flow", "leaves_of"]
+    return FlowElaborator(e, name, parts, chain, topology, scope, statement.span).run()

@@ -25,8 +25,8 @@ from gradflow.passes.place import split_rollout
 from gradflow.passes.scope import Scope
 from gradflow.passes.standalone import without_idle_states
 from gradflow.passes.suggestions import head, listed, suggestion
-from gradflow.passes.topologies import facts as topology_facts
 from gradflow.plan import program as p
+from gradflow.topologies.links import facts as topology_facts
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts")
@@ -189,8 +189,6 @@ class PipelineElaborator:
             scope.names[name] = self.e.ops.source(type_, "input", name)
 
     def declare(self, statement: s.Declare, scope: Scope) -> None:
-        if statement.storage is not None:
-            raise unbuilt(statement.storage.span, "storage formats cannot run yet", "leave out `as ..`")
         for name in statement.names:
             self.fresh_name(name, scope, self.named(name, statement.span))
         if statement.kind == "data":
@@ -226,11 +224,24 @@ class PipelineElaborator:
                 raise mistake(
                     "E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`",
                 )  # fmt: skip
-            self.models[name] = p.ModelPlan(name, other.spec, (), other.name, None, other.free is not None, statement.span)
-            return v.Model(name, other.spec, statement.span, other.free, None, other.name)
+            return self.copied(name, other, statement, scope)
+        if statement.storage is not None:
+            raise unbuilt(statement.storage.span, "only copies are stored in a format", f"`model other = copy({name}) as ..`")
         spec, declaration = declare_primitive(self.e, "model", tree, scope)
         self.models[name] = p.ModelPlan(name, spec, (), None, None, False, statement.span, declaration)
         return v.Model(name, spec, statement.span)
+
+    def copied(self, name: str, other: v.Model, statement: s.Declare, scope: Scope) -> v.Model:
+        """A copy starts with the other's parameters: the first ones, or behind a `train` line those that it has by then."""
+        spec = other.spec
+        kept: tuple[p.LeafStorage, ...] = ()
+        if statement.storage is not None:
+            from gradflow.formats.elaborate import stored
+
+            spec, kept = stored(self.e, other.spec, statement.storage, scope)
+        born = sum(isinstance(one, s.Train) and one.span.offset < statement.span.offset for one in self.definition.body or ())
+        self.models[name] = p.ModelPlan(name, spec, (), other.name, None, other.free is not None, statement.span, None, kept, born)
+        return v.Model(name, spec, statement.span, other.free, None, other.name)
 
     def free_model(self, name: str, tree: s.Call, scope: Scope, statement: s.Declare) -> v.Model:
         """`free(value)`: a trainable tensor with that start; `free([axes])`: zeros."""

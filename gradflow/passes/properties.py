@@ -223,7 +223,7 @@ def _text(tree: s.Call) -> str:
 
 
 def _check_graph(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope, name: str) -> None:
-    from gradflow.passes.topologies import facts, stated
+    from gradflow.topologies.links import facts, stated
 
     frame = scope.frame
     topology = frame.flow.topology if frame is not None and getattr(frame, "flow", None) is not None else None
@@ -243,7 +243,7 @@ def topology_span(frame: Any, tree: s.Call) -> Any:
 
 def check_over(e: Elaborator, stage: v.Stage, topology: v.Topology | None, span: Any) -> None:
     """What an exchange asks of its topology in its head: `over central`, `over connected`."""
-    from gradflow.passes.topologies import facts, stated
+    from gradflow.topologies.links import facts, stated
 
     over = stage.definition.over
     if over is None:

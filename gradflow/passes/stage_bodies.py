@@ -432,7 +432,7 @@ class StageBody(Body):
                 "E0518", node.span, "`mix` needs a topology", why="it averages over neighbors",
                 fix="say who talks to whom: `flow net over ring(16): ..`",
             )  # fmt: skip
-        from gradflow.passes.topologies import weights_of
+        from gradflow.topologies.links import weights_of
 
         weights = weights_of(self.e, topology, node.span)
         moved = self.e.ops.rename(value, {"node": "from"}) if value.type.has("node") else value
@@ -475,7 +475,9 @@ class StageBody(Body):
         return node.span.offset
 
 
-SPECIAL_CALLS: dict[str, tuple[int, tuple[str, ...]]] = {"grad": (0, ("at", "per", "fresh")), "value": (0, ("at", "fresh")), "step": (1, ()), "mix": (1, ())}
+SPECIAL_CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "grad": (0, ("at", "per", "fresh")), "value": (0, ("at", "fresh")), "step": (1, ()), "mix": (1, ()),
+}  # fmt: skip
 
 
 def special_arguments(node: s.Call, name: str) -> tuple[dict[str, s.Expr], list[s.Expr]]:

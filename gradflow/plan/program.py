@@ -7,21 +7,53 @@ FIELD, rollout/ID, world/ID/FIELD, clock/(t | t_end | progress | seed | tick)[/F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradflow.graph.graph import Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language.source import NOWHERE, Span
-from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec
+from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, ModelSpec
+
+
+@dataclass(frozen=True)
+class LeafStorage:
+    """How one leaf is kept. `axes`: the leaf as its format sees it; `states`: axes of what is stored, and the domain of whole numbers (None: reals,
+    which are trained). `encode` makes the states (results by name) of input/value, `decode` the result `value` of input/STATE, `pull` of these and
+    input/cotangent the gradients of the trained states (results by name).
+    """
+
+    leaf: str
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    states: Mapping[str, tuple[tuple[Axis, ...], tuple[int, int] | None]]
+    encode: Region
+    decode: Region
+    pull: Region
+
+    @property
+    def trained(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the states that are leaves of the model."""
+        return [(name, tuple(axis.size or 0 for axis in axes)) for name, (axes, bounds) in self.states.items() if bounds is None]
+
+
+def stored_spec(spec: ModelSpec, stored: Iterable[LeafStorage]) -> ModelSpec:
+    """The model whose leaves are kept so: in the place of a stored leaf stand its trained states, NAME.state."""
+    kept = {one.leaf: one for one in stored}
+    leaves: list[LeafSpec] = []
+    for leaf in spec.leaves:
+        own = kept.get(leaf.name)
+        leaves += [leaf] if own is None else [LeafSpec(f"{leaf.name}.{name}", shape, leaf.trained) for name, shape in own.trained]
+    return replace(spec, leaves=tuple(leaves))
 
 
 @dataclass(frozen=True)
 class ModelPlan:
     """A model and how it starts: `copy_of` another, from `start` (a region with one result `start`), or built from its spec and the seed.
 
-    `declaration`: the primitive that made the spec, its positional values, and its options as (name, value) pairs.
+    `declaration`: the primitive that made the spec, its positional values, and its options as (name, value) pairs. `stored`: the leaves that are
+    kept in a format. `born`: the phase at whose start it is made; a copy then starts where the other model is by that time.
     """
 
     name: str
@@ -32,6 +64,8 @@ class ModelPlan:
     free: bool = False
     span: Span = NOWHERE
     declaration: tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]] | None = None
+    stored: tuple[LeafStorage, ...] = ()
+    born: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ MOST_LOOPS = 1000
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "const": {"value": bool | int | float}, "source": {"kind": str, "path": tuple}, "axis_size": {"axis": str}, "argmax": {"over": str},
     "argmin": {"over": str}, "cumsum": {"over": str}, "dot": {"over": tuple}, "gather": {"axis": str}, "scatter_add": {"axis": str},
-    "one_hot": {"axis": str}, "range": {"axis": str}, "slice": {"axis": str, "start": int | None, "stop": int | None}, "stack": {"axis": str}, "concat": {"axis": str},
+    "one_hot": {"axis": str}, "range": {"axis": str}, "slice": {"axis": str, "start": int | None, "stop": int | None}, "stack": {"axis": str},
+    "concat": {"axis": str},
     "sort": {"over": str, "descending": bool}, "rank": {"over": tuple, "descending": bool}, "top": {"over": str, "count": int, "named": str},
     "leaf": {"offset": int}, "pack": {"offsets": tuple}, "scan": {"carries": int, "sequences": int, "axis": str, "backward": bool},
     "item": {"index": int}, "draw": {"dist": str, "place": str, "options": tuple}, "linalg": {"name": str, "options": tuple},
@@ -154,11 +155,24 @@ class Reader:
             spec = ModelSpec("free", (LeafSpec("value", doc.shape),), _no_module)
         else:
             spec, declaration = _declared(name, "model", doc.declaration)
+        stored = tuple(map(self._stored, doc.stored))
+        spec = p.stored_spec(spec, stored)
         if spec.size != doc.size:
             raise ArtifactError(f"the model `{name}` has {spec.size} parameters here, the plan was made for {doc.size}")
         start = self.outer(doc.start, "start") if doc.start is not None else None
         lifted = tuple(Axis(*axis) for axis in doc.lifted)
-        return p.ModelPlan(name, spec, lifted, doc.copy_of, start, doc.free, self.span(doc.span), declaration)
+        return p.ModelPlan(name, spec, lifted, doc.copy_of, start, doc.free, self.span(doc.span), declaration, stored, doc.born)
+
+    def _stored(self, doc: d.StoredDoc) -> p.LeafStorage:
+        def axes(found: d.Axes) -> tuple[Axis, ...]:
+            return tuple(Axis(*axis) for axis in found)
+
+        trained = [name for name in doc.states if name not in doc.domains]
+        if not set(doc.domains) <= set(doc.states) or any(low > high for low, high in doc.domains.values()):
+            raise ArtifactError(f"what is stored of `{doc.leaf}` has a domain that does not fit")
+        states = {name: (axes(found), doc.domains.get(name)) for name, found in doc.states.items()}
+        encode, decode = self.outer(doc.encode, *doc.states), self.outer(doc.decode, "value")
+        return p.LeafStorage(doc.leaf, doc.shape, axes(doc.axes), states, encode, decode, self.outer(doc.pull, *trained))
 
     def _data(self, name: str, doc: d.DataDoc) -> p.DataPlan:
         spec, declaration = _declared(name, "data", doc.declaration)
@@ -272,7 +286,7 @@ def _parameter(doc: d.ParameterDoc) -> Any:
 
 
 def _facts(doc: d.FactsDoc | None) -> Any:
-    from gradflow.passes.topologies import Facts
+    from gradflow.topologies.links import Facts
 
     if doc is None:
         return None

@@ -87,6 +87,19 @@ class DeclarationDoc(Doc):
     options: dict[str, Plain]
 
 
+class StoredDoc(Doc):
+    """How leaves are kept; `domains` of the states that are whole numbers."""
+
+    leaf: str
+    shape: tuple[Size, ...]
+    axes: Axes
+    states: dict[str, Axes]
+    domains: dict[str, tuple[int, int]]
+    encode: RegionDoc
+    decode: RegionDoc
+    pull: RegionDoc
+
+
 class ModelDoc(Doc):
     """`shape` is that of a free tensor; `size` the number of parameters that the graph was typed with."""
 
@@ -97,6 +110,8 @@ class ModelDoc(Doc):
     copy_of: str | None
     start: RegionDoc | None
     free: bool
+    stored: tuple[StoredDoc, ...]
+    born: Size
     span: Index
 
 

@@ -136,7 +136,15 @@ class Writer:
         return {
             "declaration": self.declaration(plan) if declared else None, "shape": plan.spec.leaves[0].shape if free else None, "size": plan.spec.size,
             "lifted": tuple(tuple(axis) for axis in plan.lifted), "copy_of": plan.copy_of, "start": self.optional(plan.start), "free": plan.free,
-            "span": self.span(plan.span),
+            "stored": tuple(map(self.stored, plan.stored)), "born": plan.born, "span": self.span(plan.span),
+        }  # fmt: skip
+
+    def stored(self, one: p.LeafStorage) -> dict[str, Any]:
+        return {
+            "leaf": one.leaf, "shape": one.shape, "axes": tuple(map(tuple, one.axes)),
+            "states": {name: tuple(map(tuple, axes)) for name, (axes, _) in one.states.items()},
+            "domains": {name: bounds for name, (_, bounds) in one.states.items() if bounds is not None},
+            "encode": self.region(one.encode), "decode": self.region(one.decode), "pull": self.region(one.pull),
         }  # fmt: skip
 
     def data(self, plan: p.DataPlan) -> dict[str, Any]:

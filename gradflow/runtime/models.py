@@ -54,9 +54,11 @@ class ModelRunner:
     """One model. `micro` cuts the `sample` axis into that many pieces, which bounds memory and changes nothing else."""
 
     def __init__(
-        self, spec: ModelSpec, module: nn.Module, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, micro: int | None = None
-    ):
+        self, spec: ModelSpec, module: nn.Module, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, micro: int | None = None,
+        names: Mapping[str, str] | None = None,
+    ):  # fmt: skip
         self.spec = spec
+        self.names = {leaf.name: (names or {}).get(leaf.name, leaf.name) for leaf in spec.leaves}  # of the leaves in the module
         self.module = module.to(device=device, dtype=dtype)
         self.device = torch.device(device)
         self.dtype = dtype
@@ -69,13 +71,13 @@ class ModelRunner:
     def flat(self) -> Tensor:
         """The module's parameters side by side: a fresh tensor [param]."""
         named = dict(self.module.named_parameters())
-        return torch.cat([named[leaf.name].detach().reshape(-1) for leaf in self.spec.leaves]).to(self.device, self.dtype)
+        return torch.cat([named[self.names[leaf.name]].detach().reshape(-1) for leaf in self.spec.leaves]).to(self.device, self.dtype)
 
     def attach(self, flat: Tensor) -> None:
         """Makes the module's parameters views of `flat` [param]; calls with this very tensor then need no swapping."""
         named = dict(self.module.named_parameters())
         for leaf, view in zip(self.spec.leaves, self.views(flat), strict=True):
-            named[leaf.name].data = view
+            named[self.names[leaf.name]].data = view
         self._attached = flat
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -175,7 +177,9 @@ class ModelRunner:
         """The module with the leaves in place of its parameters; called as it is where they already stand there."""
         if not leaves or isinstance(leaves[0], nn.Parameter):
             return module(*arguments, **options)
-        return functional_call(module, {prefix + leaf.name: view for leaf, view in zip(self.spec.leaves, leaves, strict=True)}, arguments, options)
+        return functional_call(
+            module, {prefix + self.names[leaf.name]: view for leaf, view in zip(self.spec.leaves, leaves, strict=True)}, arguments, options
+        )
 
     # ---- the tape
 
@@ -201,7 +205,9 @@ class ModelRunner:
         trained = [leaf.trained for leaf in self.spec.leaves]
         if self._is_attached(params):
             named = dict(self.module.named_parameters())
-            own: list[Tensor] = [named[leaf.name].requires_grad_(on and track) for leaf, on in zip(self.spec.leaves, trained, strict=True)]
+            own: list[Tensor] = [
+                named[self.names[leaf.name]].requires_grad_(on and track) for leaf, on in zip(self.spec.leaves, trained, strict=True)
+            ]
             return own, [leaf if on else None for leaf, on in zip(own, trained, strict=True)]
         views = self.views(params)
         if track:

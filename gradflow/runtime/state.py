@@ -49,9 +49,16 @@ class Store:
 
     def build(self, program: Program, seed: int, start: Any) -> None:
         """Makes every model. Copies are made of what the others start from, before anything is attached."""
-        for plan in program.models.values():
+        self._make([plan for plan in program.models.values() if not plan.born], seed, start)
+
+    def bear(self, program: Program, phase: int, seed: int, start: Any) -> None:
+        """Makes the models that are declared before a phase, behind others; their copies start where those are now."""
+        self._make([plan for plan in program.models.values() if plan.born and plan.born == phase and plan.name not in self.params], seed, start)
+
+    def _make(self, plans: list[ModelPlan], seed: int, start: Any) -> None:
+        for plan in plans:
             self.initial[plan.name] = self._first(plan, seed, start)
-        for plan in program.models.values():
+        for plan in plans:
             own = self.initial[plan.name].expand(*(_size(axis.size, plan) for axis in plan.lifted), -1)
             flat = own.contiguous().clone()
             self.params[plan.name] = flat
@@ -63,10 +70,17 @@ class Store:
     def _first(self, plan: ModelPlan, seed: int, start: Any) -> Tensor:
         """Where the model starts: [param], or [lifted.., param] where a free tensor's copies start at different points."""
         if plan.copy_of is not None:
-            if not plan.free:
-                module = copy.deepcopy(self.runners[plan.copy_of].module)
-                self.runners[plan.name] = ModelRunner(plan.spec, module, self.device, self.real)
-            return self.initial[plan.copy_of]
+            first = self.initial[plan.copy_of] if plan.copy_of in self.initial else self.params[plan.copy_of].clone()
+            if plan.free:
+                return first
+            module = copy.deepcopy(self.runners[plan.copy_of].module)
+            names = None
+            if plan.stored:
+                from gradflow.formats.storage import store
+
+                names = store(module, plan.stored, self.real)
+            self.runners[plan.name] = ModelRunner(plan.spec, module, self.device, self.real, names=names)
+            return self.runners[plan.name].flat() if plan.stored else first
         if plan.start is not None:
             return torch.as_tensor(start(plan), dtype=self.real, device=self.device)
         try:

@@ -256,7 +256,10 @@ def test_values_one_behind_the_other(known: bool) -> None:
     def mathematics(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.cat([x.T, y[None], (x**2).T])
 
-    check(lambda ops, x, y: ops.concat([x, y, ops.elementwise("pow", x, 2)], "b"), mathematics, {"x": "ab", "y": "a"}, [random(2, 4), random(2)], known)
+    def build(ops: Operations, x: Node, y: Node) -> Node:
+        return ops.concat([x, y, ops.elementwise("pow", x, 2)], "b")
+
+    check(build, mathematics, {"x": "ab", "y": "a"}, [random(2, 4), random(2)], known)
 
 
 def test_leaves_of_a_flat_parameter_become_one_pack() -> None:
