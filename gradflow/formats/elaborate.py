@@ -14,7 +14,7 @@ from typing import Any
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Mistake, mistake
+from gradflow.language.diagnostics import Diagnostic, Mistake, mistake
 from gradflow.library.catalogue import ModelSpec
 from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
@@ -37,8 +37,14 @@ class FormatBody(Body):
         super().__init__(e, scope, f"the format `{name}`")
         self.value = value
         self.states: dict[str, tuple[Type, tuple[int, int] | None]] = {}
-        if value is not None:
-            scope.names["value"] = value
+        scope.names["value"] = value if value is not None else v.Broken(self.gone(scope.names["#definition"]))
+
+    def gone(self, definition: s.Definition) -> Diagnostic:
+        place = next((one for one in definition.body or () if isinstance(one, s.Return)), definition)
+        return Diagnostic(
+            "E0205", f"what `{definition.name}` returns needs `value`, which is gone by then", place.span,
+            why="a format is read twice: states are made of `value`; later the value is made of the states alone", fix="keep what is needed in a state",
+        )  # fmt: skip
 
     def do_state(self, statement: s.State, scope: Scope) -> None:
         option = statement.type.options[0] if statement.type is not None else None
@@ -49,7 +55,8 @@ class FormatBody(Body):
             type_ = Type("int" if whole else "real", axes)
             self.states[name] = (type_, bounds)
             start = self.e.tensor(self.e.evaluate(statement.init, scope), statement.init)
-            scope.names[name] = self.e.ops.expand(start, axes) if self.value is not None else self.e.ops.source(type_, "input", name)
+            given = self.e.ops.source(Type("real", axes), "input", name)  # whole numbers too: they are unpacked into reals, which hold them exactly
+            scope.names[name] = self.e.ops.expand(start, axes) if self.value is not None else given
 
     def domain(self, bound: s.Bound | None, statement: s.State) -> tuple[int, int]:
         if bound is not None and bound.op == "in" and bound.high is not None:

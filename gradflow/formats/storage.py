@@ -44,8 +44,9 @@ def unpack(packed: Tensor, low: int, bits: int, count: int, dtype: torch.dtype =
     per, mask = 8 // bits, (1 << bits) - 1
     rows = torch.empty(packed.shape[0], per, dtype=dtype, device=packed.device)
     for place in range(per):
-        rows[:, place] = (packed >> (place * bits)) & mask
-    return rows.reshape(-1)[:count] + low
+        one = packed if not place else packed >> (place * bits)
+        rows[:, place] = one if place == per - 1 else one & mask
+    return rows.reshape(-1)[:count].add_(low)
 
 
 class Stored(nn.Module):
@@ -75,7 +76,7 @@ class Stored(nn.Module):
         given: dict[tuple[str, ...], Tensor] = {("input", name): value for (name, _), value in zip(self.plan.trained, trained, strict=True)}
         for name, (low, high) in self.whole.items():
             shape = [axis.size or 0 for axis in self.plan.states[name][0]]
-            given["input", name] = unpack(getattr(self, name), low, bits_of(low, high), math.prod(shape)).reshape(shape)
+            given["input", name] = unpack(getattr(self, name), low, bits_of(low, high), math.prod(shape), self.real).reshape(shape)
         return given
 
 

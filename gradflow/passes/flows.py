@@ -63,9 +63,10 @@ class FlowElaborator:
 
     def parameter(self) -> Node:
         flats = [part.taken(self.e, self.e.parameters_of(part.model)) for part in self.parts]
-        if len(flats) == 1:
-            return flats[0]
-        return self.e.ops.pack(flats, [(Axis("param", part.size),) for part in self.parts])
+        flat = flats[0] if len(flats) == 1 else self.e.ops.pack(flats, [(Axis("param", part.size),) for part in self.parts])
+        if len(flats) == 1 and self.parts[0].places is None:
+            return flat
+        return self.e.ops.make("expand", (flat,), flat.type)  # one value of its own, so that derivatives are taken of it, not of its parts
 
     def placed(self, point: Node | None) -> Node:
         """The point at which the objective is evaluated: with the axis `node` where nodes have objectives of their own."""

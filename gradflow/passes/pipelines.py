@@ -225,20 +225,22 @@ class PipelineElaborator:
                     "E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`",
                 )  # fmt: skip
             return self.copied(name, other, statement, scope)
-        if statement.storage is not None:
-            raise unbuilt(statement.storage.span, "only copies are stored in a format", f"`model other = copy({name}) as ..`")
         spec, declaration = declare_primitive(self.e, "model", tree, scope)
-        self.models[name] = p.ModelPlan(name, spec, (), None, None, False, statement.span, declaration)
+        spec, kept = self.in_storage(spec, statement, scope)
+        self.models[name] = p.ModelPlan(name, spec, (), None, None, False, statement.span, declaration, kept)
         return v.Model(name, spec, statement.span)
+
+    def in_storage(self, spec: Any, statement: s.Declare, scope: Scope) -> tuple[Any, tuple[p.LeafStorage, ...]]:
+        """`as format`: the model with its leaves kept so."""
+        if statement.storage is None:
+            return spec, ()
+        from gradflow.formats.elaborate import stored
+
+        return stored(self.e, spec, statement.storage, scope)
 
     def copied(self, name: str, other: v.Model, statement: s.Declare, scope: Scope) -> v.Model:
         """A copy starts with the other's parameters: the first ones, or behind a `train` line those that it has by then."""
-        spec = other.spec
-        kept: tuple[p.LeafStorage, ...] = ()
-        if statement.storage is not None:
-            from gradflow.formats.elaborate import stored
-
-            spec, kept = stored(self.e, other.spec, statement.storage, scope)
+        spec, kept = self.in_storage(other.spec, statement, scope)
         born = sum(isinstance(one, s.Train) and one.span.offset < statement.span.offset for one in self.definition.body or ())
         self.models[name] = p.ModelPlan(name, spec, (), other.name, None, other.free is not None, statement.span, None, kept, born)
         return v.Model(name, spec, statement.span, other.free, None, other.name)

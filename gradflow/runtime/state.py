@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradflow.graph.types import Type
 from gradflow.plan.program import ModelPlan, Program, Update
@@ -74,12 +74,7 @@ class Store:
             if plan.free:
                 return first
             module = copy.deepcopy(self.runners[plan.copy_of].module)
-            names = None
-            if plan.stored:
-                from gradflow.formats.storage import store
-
-                names = store(module, plan.stored, self.real)
-            self.runners[plan.name] = ModelRunner(plan.spec, module, self.device, self.real, names=names)
+            self.runners[plan.name] = self._runner(plan, module)
             return self.runners[plan.name].flat() if plan.stored else first
         if plan.start is not None:
             return torch.as_tensor(start(plan), dtype=self.real, device=self.device)
@@ -87,8 +82,16 @@ class Store:
             module = plan.spec.build(model_seed(seed, plan.name))
         except (OSError, ImportError, ValueError, RuntimeError) as error:
             raise RunFailed(f"the model `{plan.name}` cannot be made: {error}", plan.span) from error
-        self.runners[plan.name] = ModelRunner(plan.spec, module, self.device, self.real)
+        self.runners[plan.name] = self._runner(plan, module)
         return self.runners[plan.name].flat()
+
+    def _runner(self, plan: ModelPlan, module: nn.Module) -> ModelRunner:
+        """The module ready to be called, its leaves kept as planned."""
+        if not plan.stored:
+            return ModelRunner(plan.spec, module, self.device, self.real)
+        from gradflow.formats.storage import store
+
+        return ModelRunner(plan.spec, module, self.device, self.real, names=store(module, plan.stored, self.real))
 
     def add_states(self, update: Update) -> None:
         """Buffers for the states of a flow; those that are there already go on from where they are."""
