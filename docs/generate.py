@@ -3,7 +3,8 @@
     python -m docs.generate            writes the files
     python -m docs.generate --check    writes nothing; names those that are stale, exit code 1 if there are any
 
-`language.md`, `library.md` and `diagnostics.md` are made whole: constructs come from `constructs.toml` (a test holds it against the grammar),
+`language.md`, `library.md`, `diagnostics.md` and `claims.md` are made whole: constructs come from `constructs.toml` (a test holds it against the
+grammar),
 built-ins from their table, primitives from the catalogue, definitions from the shipped specs, pages from the list of diagnostics. In pages that
 people write (`RECORDED`) the outputs are made: a block ```gflow NAME or ```python NAME is a file, a block ```console holds commands after `$ `
 and what they print. Runs take time and print times, so theirs stand in ```text blocks and are not made again.
@@ -12,6 +13,7 @@ and what they print. Runs take time and print times, so theirs stand in ```text 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -44,7 +46,7 @@ def constructs() -> list[dict[str, Any]]:
 
 def pages() -> dict[str, str]:
     """Every generated file by its path, with the text that it should have."""
-    made = {"docs/language.md": language(), "docs/library.md": library(), "docs/diagnostics.md": diagnostics()}
+    made = {"docs/language.md": language(), "docs/library.md": library(), "docs/diagnostics.md": diagnostics(), "docs/claims.md": claims()}
     return made | {name: recorded((ROOT / name).read_text(encoding="utf-8")) for name in RECORDED if (ROOT / name).exists()}
 
 
@@ -207,6 +209,41 @@ def page(code: str, found: Any) -> Iterator[str]:
         yield f"This gives it:\n\n{spec_block(found.wrong, kind)}"
     if found.right:
         yield f"This is right:\n\n{spec_block(found.right, kind)}"
+
+
+def claims() -> str:
+    """What was measured of each claim, from the records of `gradflow claim`."""
+    parts = [
+        "# Claims", NOTE,
+        "What each method promises against its baseline, as its spec states it, and what came out: `gradflow claim NAME` runs it again. A claim "
+        "holds where the whole interval of every margin is positive, is contradicted where one is negative, and is not shown otherwise. Records carry a "
+        "fingerprint of the definitions behind them; a test fails when these have changed since.",
+    ]  # fmt: skip
+    for path in sorted((HERE / "claims").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        parts.append(f"## {record['spec']}")
+        for name, entry in record["claims"].items():
+            parts.append(f"### {name}: {entry['verdict']}")
+            parts.append(entry["doc"] + (f" ({entry['cite']})" if entry["cite"] else ""))
+            parts.append("\n".join(["| expected | margin | interval | |", "| --- | --- | --- | --- |", *map(expectation, entry["expectations"])]))
+            parts.append("\n".join(["| run | budget | seeds | last reports, means |", "| --- | --- | --- | --- |", *trial_rows(entry["trials"])]))
+            made = entry["made_with"]
+            parts.append(f"Made with torch {made['torch']}, Python {made['python']}, on {made['machine']}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def expectation(one: dict[str, Any]) -> str:
+    interval = f"[{one['low']:.3g}, {one['high']:.3g}], {one['method']}" if one["low"] is not None else one["method"]
+    return f"| `{one['text']}` | {one['margin']:.3g} | {interval} | {one['verdict']} |"
+
+
+def trial_rows(trials: dict[str, Any]) -> Iterator[str]:
+    for name, trial in trials.items():
+        means = []
+        for report, values in trial["reports"].items():
+            if all(isinstance(value, int | float) for value in values):
+                means.append(f"{report} {sum(values) / len(values):.4g}")
+        yield f"| `{name} = {trial['run']}` | {trial['budget']} | {len(trial['seeds'])} | {', '.join(means)} |"
 
 
 def main() -> int:

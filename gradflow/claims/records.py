@@ -56,7 +56,7 @@ def record(claim: Claim, outcomes: list[Outcome], judged: list[Judged], confiden
 def _trial(text: str, outcomes: list[Outcome]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for one in outcomes for name in one.reports))
     return {
-        "run": text, "seeds": [one.task.seed for one in outcomes], "updates": outcomes[0].updates,
+        "run": text, "seeds": [one.task.seed for one in outcomes], "budget": outcomes[0].budget,
         "seconds": round(sum(one.seconds for one in outcomes), 1),
         "reports": {name: [plain(one.reports.get(name)) for one in outcomes] for name in names},
     }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.claims.design import Claim, Trial, find_claim, program_of
+from gradflow.plan.program import Program
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Outcome:
     task: Task
     reports: dict[str, Any]
     seconds: float
-    updates: int
+    budget: str
     failure: str = ""
 
 
@@ -74,17 +75,17 @@ def run_one(task: Task) -> Outcome:
         program = program_of(claim, trial)
         learnt = run(program, seed=task.seed, backend=task.backend).finish()
     except (RunFailed, GradflowError, MissingExtra, ValueError) as error:
-        return Outcome(task, {}, time.perf_counter() - start, 0, str(error))
-    return Outcome(task, {name: last for name, (_, last) in learnt.items()}, time.perf_counter() - start, updates(program))
+        return Outcome(task, {}, time.perf_counter() - start, "", str(error))
+    return Outcome(task, {name: last for name, (_, last) in learnt.items()}, time.perf_counter() - start, budget(program))
 
 
-def updates(program: Any) -> int:
-    """How many updates of flows a run makes: the budget that trials of a claim should share."""
-    total = 0
+def budget(program: Program) -> str:
+    """How long a run trains: what trials of a claim should share."""
+    phases = []
     for phase in program.phases:
-        flows = sum(1 for action in phase.actions if hasattr(action, "flow"))
-        total += phase.count * flows * int(phase.settings.get("epochs", 1)) * int(phase.settings.get("minibatches", 1))
-    return total
+        cuts = [f"{phase.settings[name]} {name}" for name in ("epochs", "minibatches") if name in phase.settings]
+        phases.append(f"{phase.count:,} {phase.unit}" + (f" of {' and '.join(cuts)}" if cuts else ""))
+    return ", then ".join(phases)
 
 
 def by_trial(outcomes: list[Outcome], trial: Trial) -> list[Outcome]:

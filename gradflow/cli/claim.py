@@ -106,11 +106,9 @@ def told(claim: Claim, outcomes: list[Outcome], judged: list[Judged]) -> list[st
     width = max(len(trial.name) for trial in claim.trials)
     for trial in claim.trials:
         rows = by_trial(outcomes, trial)
-        budgets.add(rows[0].updates)
+        budgets.add(rows[0].budget)
         lines.append(f"  {trial.name:<{width}}  {trial.text}{f', {len(rows)} seeds' if trial.seeds else ''}: {', '.join(_means(rows))}")
-    budget = (
-        f"{budgets.pop():,} updates a run" if len(budgets) == 1 else f"budgets differ: {', '.join(f'{n:,}' for n in sorted(budgets))} updates a run"
-    )
+    budget = f"each trains {budgets.pop()}" if len(budgets) == 1 else f"budgets differ: {'; '.join(sorted(budgets))}"
     lines.append(f"  {budget}")
     for one in judged:
         interval = f" [{one.low:.4g}, {one.high:.4g}]" if one.low is not None and one.high is not None else ""
