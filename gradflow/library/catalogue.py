@@ -15,7 +15,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-MODULES = ("models", "python_models", "transformers_models", "tabular_data", "synthetic_data", "text_tasks", "tabular_policy", "rollouts")
+MODULES = (
+    "models",
+    "python_models",
+    "transformers_models",
+    "tabular_data",
+    "synthetic_data",
+    "text_tasks",
+    "tabular_policy",
+    "decision_processes",
+    "rollouts",
+    "answer_pairs",
+)
 
 
 class MissingExtra(Exception):

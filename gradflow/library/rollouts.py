@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
@@ -225,4 +226,5 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "sample": sample_fields,
     "score": score_fields,
     "pass_at_1": pass_at_1_fields,
+    "answer_pairs": answer_pairs_fields,
 }

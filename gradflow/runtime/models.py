@@ -205,9 +205,9 @@ class ModelRunner:
         trained = [leaf.trained for leaf in self.spec.leaves]
         if self._is_attached(params):
             named = dict(self.module.named_parameters())
-            own: list[Tensor] = [
-                named[self.names[leaf.name]].requires_grad_(on and track) for leaf, on in zip(self.spec.leaves, trained, strict=True)
-            ]
+            own: list[Tensor] = [named[self.names[leaf.name]] for leaf in self.spec.leaves]
+            if track:  # else they stay as they are: the tape of an earlier call may hold them
+                own = [leaf.requires_grad_(on) for leaf, on in zip(own, trained, strict=True)]
             return own, [leaf if on else None for leaf, on in zip(own, trained, strict=True)]
         views = self.views(params)
         if track:
