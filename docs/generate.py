@@ -5,8 +5,8 @@
 
 `language.md`, `library.md`, `diagnostics.md` and `claims.md` are made whole: constructs come from `constructs.toml` (a test holds it against the
 grammar), built-ins from their table, primitives from the catalogue, definitions from the shipped specs, pages from the list of diagnostics. In
-pages that people write (`RECORDED`) the outputs are made: a block ```gflow NAME or ```python NAME is a file, a block ```console holds commands after `$ `
-and what they print. Runs take time and print times, so theirs stand in ```text blocks and are not made again.
+pages that people write (`RECORDED`) the outputs are made: a block ```gflow NAME or ```python NAME is a file, a block ```console holds commands
+after `$ ` and what they print. Runs take time and print times, so theirs stand in ```text blocks and are not made again.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def claims() -> str:
     parts = [
         "# Claims", NOTE,
         "What each method promises against its baseline, as its spec states it, and what came out: `gradflow claim NAME` runs it again. A claim "
-        "holds where the whole interval of every margin is positive, is contradicted where one is negative, and is not shown otherwise. Records carry "
-        "a fingerprint of the definitions behind them; a test fails when these have changed since.",
+        "holds where the whole interval of every margin is positive, is contradicted where one is negative, and is not shown otherwise. Records "
+        "carry a fingerprint of the definitions behind them; a test fails when these have changed since.",
     ]  # fmt: skip
     for path in sorted((HERE / "claims").glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Warnings that the text alone gives: names that nothing uses (W0101 to W0104), and names that hide a built-in one (W0105).
+"""Warnings that the text alone gives: names that nothing uses (W0101 to W0104, W0115), and names that hide a built-in one (W0105).
 
 Scopes inside a definition are not told apart: a name counts as used when it is read anywhere in its definition. So a warning is sure, and
 some names that nothing uses go unmentioned. A definition with an error is left alone, and names that begin with `_` are meant to be unused.
@@ -38,9 +38,30 @@ def lint_module(module: Module, report: Report) -> None:
         _hiding(module, definition, report)
         if not wrong and definition.kind not in ("format", "schedule"):
             _unused(module, definition, report)
+    _unused_definitions(module, report)
 
 
 # ---- names that nothing uses
+
+
+def _unused_definitions(module: Module, report: Report) -> None:
+    """W0115: a definition that no other one of the file reads, in a file that runs. Files of a library are there for others."""
+    definitions = module.tree.definitions
+    if not any(definition.kind in ("pipeline", "claim") for definition in definitions) or _is_shipped(module) or report.errors:
+        return
+    for definition in definitions:
+        used = any(definition.name in _names_read(other) for other in definitions if other is not definition)
+        if definition.kind not in ("pipeline", "claim") and not used and not definition.name.startswith("_"):
+            report.add(
+                Diagnostic(
+                    "W0115", f"the {definition.kind} `{definition.name}` is never used", definition.name_span,
+                    why="no other definition of this file names it", fix="use it, or remove it; a library is a file without pipelines",
+                )
+            )  # fmt: skip
+
+
+def _is_shipped(module: Module) -> bool:
+    return standard_folder().resolve() in Path(module.source.name).resolve().parents
 
 
 def _unused(module: Module, definition: s.Definition, report: Report) -> None:
@@ -139,7 +160,7 @@ def _hiding(module: Module, definition: s.Definition, report: Report) -> None:
         return  # nobody could mean the other one
     path = standard_index().get(definition.name)
     why = "where this file says that name, it means this definition"
-    shipped = standard_folder().resolve() in Path(module.source.name).resolve().parents
+    shipped = _is_shipped(module)
     if definition.name in words:
         report.add(_hides(definition.name_span, definition.name, _what(definition.name), why))
     elif path is not None and not shipped and definition.name not in _reads(definition):

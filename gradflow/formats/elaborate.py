@@ -43,7 +43,8 @@ class FormatBody(Body):
         place = next((one for one in definition.body or () if isinstance(one, s.Return)), definition)
         return Diagnostic(
             "E0205", f"what `{definition.name}` returns needs `value`, which is gone by then", place.span,
-            why="a format is read twice: states are made of `value`; later the value is made of the states alone", fix="keep what is needed in a state",
+            why="a format is read twice: states are made of `value`; later the value is made of the states alone",
+            fix="keep what is needed in a state",
         )  # fmt: skip
 
     def do_state(self, statement: s.State, scope: Scope) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 MAGIC = b"GFLOWPLAN\n"
 HEADER = struct.Struct(">HQ32s")
 

@@ -6,6 +6,7 @@ stream is `RunStarted`, whose `version` says which schema the rest follows. Numb
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import Any
 
+import gradflow
 from gradflow.language.source import NOWHERE, Span
 
 SCHEMA = 1
+METRICS = "metrics.jsonl"  # the events of a run in its folder
 
 Number = float | int | bool
 Value = Number | list[Any]  # a report keeps its axes as nested lists
@@ -75,6 +78,15 @@ class CheckpointWritten:
 
 
 @dataclass(frozen=True)
+class RunResumed:
+    """The run goes on after `tick` units, from the checkpoint at `path`. What was told after the first `told` events is told again."""
+
+    tick: int
+    path: str
+    told: int
+
+
+@dataclass(frozen=True)
 class RunStopped:
     """The run was asked to stop, and did after a whole unit, or (`whole` false) in the middle of one."""
 
@@ -92,7 +104,7 @@ class RunFinished:
     learnt: Mapping[str, tuple[Value, Value]]
 
 
-Event = RunStarted | UnitDone | Report | CheckpointWritten | RunStopped | RunFinished
+Event = RunStarted | UnitDone | Report | CheckpointWritten | RunResumed | RunStopped | RunFinished
 
 
 class RunFailed(Exception):
@@ -115,6 +127,15 @@ class Learnt:
         for name, value in values.items():
             first, _ = self.values.get(name, (value, value))
             self.values[name] = (first, value)
+
+
+def version_record() -> dict[str, Any]:
+    """The first object of every stream."""
+    return {"event": "version", "schema": SCHEMA, "gradflow": gradflow.__version__}
+
+
+def line_of(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def kind_of(event: Event) -> str:

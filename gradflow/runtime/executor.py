@@ -10,11 +10,9 @@ Axes: sample (of a batch or of a drawn record), lifted axes and param as in `sta
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,47 +27,35 @@ from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Progr
 from gradflow.plan.rewriting import optimized
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
-from gradflow.runtime.checkpoints import write_checkpoint
+from gradflow.runtime.checkpoints import Checkpoint, write_checkpoint
 from gradflow.runtime.clocks import Clocks
-from gradflow.runtime.events import SCHEMA, CheckpointWritten, Event, Learnt, Report, RunFailed, RunFinished, RunStarted, RunStopped, UnitDone
+from gradflow.runtime.devices import deterministic, dropout_of, pick_device, seeded
+from gradflow.runtime.events import (
+    METRICS,
+    SCHEMA,
+    CheckpointWritten,
+    Event,
+    Learnt,
+    Report,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunStopped,
+    UnitDone,
+)
+from gradflow.runtime.files import flush, trouble
 from gradflow.runtime.finite import FiniteWatch
+from gradflow.runtime.options import PLAIN, Options
 from gradflow.runtime.phases import PhasePlan, plan_phase, regions_of
-from gradflow.runtime.regions import BACKENDS, Lowered, Regions, sources_of
+from gradflow.runtime.regions import Lowered, Regions, sources_of
+from gradflow.runtime.snapshots import put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to run, where the spec does not say or is overruled; None leaves it to the `train` line.
-
-    `device`: a torch device, or auto; `steps`: the count of every phase; `precision`: float32, float64, bfloat16; `micro`: pieces that a
-    batch is cut into; `optimize`: whether anything is simplified and fused; `deterministic`: only algorithms that give the same bits every time.
-    """
-
-    seed: int | None = None
-    device: str = "cpu"
-    backend: str = "torch"
-    steps: int | None = None
-    compile: bool = False
-    precision: str | None = None
-    micro: int | None = None
-    deterministic: bool = False
-    optimize: bool = True
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"there is no backend `{self.backend}`; there are: {', '.join(BACKENDS)}")
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not `{self.precision}`")
-        for name in ("steps", "micro", "seed"):
-            value = getattr(self, name)
-            if value is not None and value < (name == "micro"):
-                raise ValueError(f"`{name}` cannot be {value}")
-
-
-def execute(program: Program, options: Options = Options(), listener: Callable[[Event], None] | None = None, **more: Any) -> Iterator[Event]:
+def execute(program: Program, options: Options = PLAIN, listener: Callable[[Event], None] | None = None, **more: Any) -> Iterator[Event]:
     """Runs a program: its events, one by one; `listener` hears each first. `more` is what `Run` takes. Raises RunFailed."""
     for event in Run(program, options, **more).events():
         if listener is not None:
@@ -78,9 +64,21 @@ def execute(program: Program, options: Options = Options(), listener: Callable[[
 
 
 class Run:
-    """One run. `inputs`: values of the pipeline's inputs, or functions of the tick; `folder`: where checkpoints go (none are written without)."""
+    """One run. `inputs`: values of the pipeline's inputs, or functions of the tick; `folder`: where checkpoints go (none are written without).
 
-    def __init__(self, program: Program, options: Options = Options(), inputs: Mapping[str, Any] | None = None, folder: Path | None = None):
+    Checkpoints are written where the spec asks for one, when the run is stopped, at its end, and after the unit during which `save_every` seconds
+    have gone by since the last one. `resume`: one to go on from, bit for bit.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        options: Options = PLAIN,
+        inputs: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        save_every: float | None = None,
+        resume: Checkpoint | None = None,
+    ):
         self.program = optimized(program) if options.optimize and options.backend != "reference" else program
         self.options, self.folder = options, folder
         self.inputs = dict(inputs or {})
@@ -100,6 +98,13 @@ class Run:
         self.held: dict[tuple[str, ...], Tensor] = {}
         self.taken: dict[str, dict[str, Tensor]] = {}
         self.stopping = False
+        self.save_every, self.resume = save_every, resume
+        self.phase, self.closed = 0, False  # the phase at hand, and whether its last report was made
+        self.told = 0  # events so far, without the head of a run that goes on
+        self.seconds = 0.0  # spent before this process took over
+        self._began = self._saved_at = time.perf_counter()
+        self._saved: tuple[int, int, bool] | None = None
+        self._within = resume is not None  # the first phase to carry out has begun already
         self._available: dict[int, Region] = {}
 
     def stop(self) -> None:
@@ -113,22 +118,39 @@ class Run:
     # ---- the run
 
     def events(self) -> Iterator[Event]:
-        began = time.perf_counter()
+        """What happens, as it happens. Raises RunFailed."""
+        for event in self._events():
+            self.told += not (isinstance(event, RunStarted) and self.resume is not None)
+            yield event
+
+    def _events(self) -> Iterator[Event]:
+        self._began = time.perf_counter()
         with deterministic(self.options.deterministic):
             try:
                 plans = self._prepare()
                 yield self._started(plans)
-                for plan in plans:
-                    yield from self._phase(plan)
+                if self.resume is not None:
+                    put_back(self, plans, self.resume)
+                    self.resume.tensors.clear()  # the run has its own by now
+                    self._saved = self._place(plans)
+                    yield RunResumed(self.clocks.tick, str(self.resume.path), self.told)
+                self._saved_at = time.perf_counter()
+                for plan in plans[self.phase :]:
+                    yield from self._phase(plan, plans)
                     if self.stopping and (plan is not plans[-1] or self.clocks.t < plan.count):
-                        yield from self._stopped(began)
+                        yield from self._checkpoint(plans)
+                        yield RunStopped(self.clocks.tick, True, self._elapsed())
                         return
+                yield from self._checkpoint(plans)
             except MissingExtra as error:
                 raise RunFailed(str(error)) from None
             except KeyboardInterrupt:
-                yield RunStopped(self.clocks.tick, False, time.perf_counter() - began)
+                yield RunStopped(self.clocks.tick, False, self._elapsed())
                 return
-            yield RunFinished(self.clocks.tick, time.perf_counter() - began, dict(self.learnt.values))
+            yield RunFinished(self.clocks.tick, self._elapsed(), dict(self.learnt.values))
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self._began
 
     def _prepare(self) -> list[PhasePlan]:
         for region, span in regions_of(self.program):
@@ -160,30 +182,36 @@ class Run:
             models, flows, phases,
         )  # fmt: skip
 
-    def _stopped(self, began: float) -> Iterator[Event]:
-        yield from self._checkpoint()
-        yield RunStopped(self.clocks.tick, True, time.perf_counter() - began)
-
     # ---- a phase
 
-    def _phase(self, plan: PhasePlan) -> Iterator[Event]:
-        own = plan.phase.settings.get("seed", self.seed)
-        self.clocks.begin(self.options.seed if self.options.seed is not None else own, plan.count)
+    def _phase(self, plan: PhasePlan, plans: list[PhasePlan]) -> Iterator[Event]:
+        """One phase from its start, or from where a checkpoint was taken."""
+        within, self._within = self._within, False
+        if not within:
+            self.phase, self.closed = plan.index, False
+            own = plan.phase.settings.get("seed", self.seed)
+            self.clocks.begin(self.options.seed if self.options.seed is not None else own, plan.count)
+        self.store.bear(self.program, plan.index, self.seed, self._start)
         for runner in self.store.runners.values():
             runner.micro = self.options.micro or plan.phase.settings.get("micro")
             if self._dropping and (runner.micro or 1) > 1:
                 raise RunFailed("dropout cannot be cut into micro-batches: every pass over a piece would drop others", plan.phase.span)
         for update in plan.flows:
             self.store.add_states(update)
-        for every in plan.periodic:
-            yield from self._report(plan, every.periodic, first=True)
-        for _ in range(plan.count):
+        if not within:
+            for every in plan.periodic:
+                yield from self._report(plan, every.periodic, first=True)
+        while self.clocks.t < plan.count:
             if self.stopping:
                 return
             self.clocks.t += 1
             yield from self._unit(plan)
-        if plan.phase.final is not None:
+            asked = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
+            if asked or (self.save_every is not None and time.perf_counter() - self._saved_at >= self.save_every):
+                yield from self._checkpoint(plans)
+        if plan.phase.final is not None and not self.closed:
             yield from self._report(plan, plan.phase.final)
+        self.closed = True
 
     def _unit(self, plan: PhasePlan) -> Iterator[Event]:
         began, tokens = time.perf_counter(), self.world.tokens
@@ -215,10 +243,6 @@ class Run:
         for every in plan.due_after(clocks.t):
             yield from self._report(plan, every.periodic)
         clocks.tick += 1
-        for every in plan.periodic:
-            if every.periodic.checkpoint and plan.fired(every, clocks.t):
-                yield from self._checkpoint()
-                break
 
     # ---- draws and updates
 
@@ -254,7 +278,7 @@ class Run:
             read = self._reader(action.flow if isinstance(action, Update) else "", None, True)
             for source in self.regions.lowered(action.region, True, action.span).sources:
                 if source["kind"] in ("held", "rollout") and source.type.has("sample"):
-                    return read(source).shape[source.type.names.index("sample")]
+                    return int(read(source).shape[source.type.names.index("sample")])
         return 0
 
     def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
@@ -348,50 +372,21 @@ class Run:
             self._available[key] = region if len(results) == len(region.results) else Region(results, (), region.name)
         return self._available[key]
 
-    def _checkpoint(self) -> Iterator[Event]:
-        if self.folder is None:
+    def _place(self, plans: list[PhasePlan]) -> tuple[int, int, bool]:
+        """What tells one checkpoint from another: units done, the phase, and whether its last report was made, where there is one."""
+        return self.clocks.tick, self.phase, self.closed and plans[self.phase].phase.final is not None
+
+    def _checkpoint(self, plans: list[PhasePlan]) -> Iterator[Event]:
+        """Writes one, unless this place has one. What was told before is flushed first, so that it is on the disk when the checkpoint is."""
+        if self.folder is None or not plans or self._saved == self._place(plans):
             return
-        tensors = {f"param/{name}": value for name, value in self.store.params.items()}
-        tensors |= {f"state/{flow}/{key}": value for (flow, key), value in self.store.states.items()}
-        state = {"program": self.program.name, "seed": self.seed, "clocks": asdict(self.clocks), "learnt": self.learnt.values}
         try:
-            path = write_checkpoint(self.folder, self.clocks.tick, tensors, state)
+            metrics = self.folder / METRICS
+            if metrics.exists():
+                flush(metrics)
+            path = write_checkpoint(self.folder, self.clocks.tick, tensors_of(self), state_of(self, plans, self._elapsed()))
         except OSError as error:
-            raise RunFailed(f"the checkpoint cannot be written: {error}") from error
+            after = f"the one before it holds; then go on with `gradflow run --resume {self.folder}`"
+            raise RunFailed(f"no checkpoint after {self.clocks.tick} units: {trouble(error)}; {after}") from error
+        self._saved, self._saved_at = self._place(plans), time.perf_counter()
         yield CheckpointWritten(self.clocks.tick, str(path))
-
-
-def pick_device(name: str) -> torch.device:
-    """A device by its name; `auto` is the accelerator if there is one. Raises RunFailed for one that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RunFailed(f"the device `{name}` cannot be used on this {platform.machine()} machine: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def dropout_of(part: torch.nn.Module) -> bool:
-    """Whether a part of a model draws at random while it trains."""
-    share = getattr(part, "p", 0) if isinstance(part, torch.nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0)
-    return isinstance(share, int | float) and share > 0
-
-
-@contextmanager
-def seeded(key: random.Key, device: torch.device) -> Iterator[None]:
-    """Torch's own generators seeded by a key inside, and outside as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(key[0] | key[1] << 32)
-        yield
-
-
-@contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -23,7 +23,7 @@ class FiniteWatch:
     """Remembers when the parameters of each flow were last seen to be finite."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self.seen: dict[str, int] = {}
 
     def check(self, update: Update, count: int, loss: float | None, results: Mapping[str, Tensor]) -> None:
         """`count`: this flow's updates so far, this one included; `results`: new parameters and states. Raises RunFailed."""
@@ -36,15 +36,15 @@ class FiniteWatch:
             raise self._objective(update, count, float(loss or 0), broken)
         if broken:
             raise self._stage(update, count, loss, broken, results)
-        self._seen[update.flow] = count
+        self.seen[update.flow] = count
 
     def _objective(self, update: Update, count: int, loss: float, broken: list[str]) -> RunFailed:
         head = update.stages[0] if update.stages else "objective"
         message = f"the loss is {loss} at update {count}"
-        if not broken or self._seen.get(update.flow, 0) == count - 1:
+        if not broken or self.seen.get(update.flow, 0) == count - 1:
             return RunFailed(f"{message}, though the parameters that it was taken at are finite: the objective `{head}` gives it", update.span, head)
         names = ", ".join(f"`{name}`" for name in broken)
-        since = self._seen.get(update.flow, 0)
+        since = self.seen.get(update.flow, 0)
         return RunFailed(f"{message}, and {names} may have stopped being finite before, at any update after {since}", update.span, head)
 
     def _stage(self, update: Update, count: int, loss: float | None, broken: list[str], results: Mapping[str, Tensor]) -> RunFailed:

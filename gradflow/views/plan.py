@@ -1,7 +1,8 @@
-"""What a program will do, for people (`render`) and as data (`summary`): `gradflow plan` before anything runs.
+"""What a program will do and need, for people (`render`) and as data (`summary`): `gradflow plan` before anything runs.
 
 `summary` reads the program into plain dictionaries; `render` lays these out for a width: a flow's chain on one line where it fits, else one
-stage a line with the type of what flows on every arrow. Sizes are of the values themselves, in the precision of the phase.
+stage a line, with the type of what flows on every arrow and what is known of it. Sizes are of the values themselves, in the precision of the
+phase. What it costs (`cost/`) is shown where it was worked out: a program that is only read has none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from gradflow.graph.types import Axis, Type
 from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
 from gradflow.views.normalizers import terms_of
+from gradflow.views.plan_arrows import arrow_properties
+from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, time_row, work_rows
+from gradflow.views.plan_export import export, mermaid
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,8 +29,11 @@ VERSION = 1
 # ---- as data
 
 
-def summary(program: Program) -> dict[str, Any]:
-    """The program as dictionaries, lists, numbers and texts; `version` counts the changes of this form."""
+def summary(program: Program, cost: Mapping[str, Any] | None = None, against: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The program as dictionaries, lists, numbers and texts; `version` counts the changes of this form.
+
+    `cost`: the record of `cost/figures.py`; `against`: predicted and measured figures of a run, each {what, unit, predicted, measured}.
+    """
     precision = str(program.phases[0].settings.get("precision", "float32")) if program.phases else "float32"
     return {
         "version": VERSION, "name": program.name, "doc": program.doc, "source": program.source,
@@ -35,6 +42,7 @@ def summary(program: Program) -> dict[str, Any]:
         "data": [_data(plan) for plan in program.data.values()],
         "inputs": {name: str(type_) for name, type_ in program.inputs.items()},
         "phases": [_phase(phase, program) for phase in program.phases],
+        **({"cost": dict(cost)} if cost is not None else {}), **({"against": list(against)} if against else {}),
     }  # fmt: skip
 
 
@@ -98,7 +106,8 @@ def _call(call: WorldCall, name: str) -> dict[str, Any]:
 def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
     results = dict(action.region.results)
     notes = action.facts.get("stages") or tuple((stage, "", "", "") for stage in action.stages)
-    stages = [{"stage": stage, "kind": kind, "arrives": arrives, "gives": gives} for stage, kind, arrives, gives in notes]
+    known_of = arrow_properties(action, program, notes)
+    stages = [{"stage": s, "kind": kind, "arrives": at, "gives": gives, "leaves": known_of[i]} for i, (s, kind, at, gives) in enumerate(notes)]
     states = [{"name": state.key, "type": str(state.type), "bytes": bytes_of(state.type, precision)} for state in action.states]
     known = [state["bytes"] for state in states if state["bytes"] is not None]
     loss = results.get("loss")
@@ -130,15 +139,21 @@ def _periodic(one: Periodic) -> dict[str, Any]:
 # ---- for people
 
 
-def render(program: Program, width: int = 100, color: bool = False) -> str:
-    """The plan as text, at most `width` columns wide."""
+def render(
+    program: Program, width: int = 100, color: bool = False, cost: Mapping[str, Any] | None = None, against: Sequence[Mapping[str, Any]] = (),
+    form: str = "text",
+) -> str:  # fmt: skip
+    """The plan as text (or `html`, `svg`, `mermaid`), at most `width` columns wide; `cost` and `against` as for `summary`."""
+    plan = summary(program, cost, against)
+    if form != "text":
+        return mermaid(plan) if form == "mermaid" else export(_parts(plan, width), program.name, width, form)
     from io import StringIO
 
     from rich.console import Console
 
     system: Any = "standard" if color else None
     console = Console(file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, color_system=system)
-    for part in _parts(summary(program), width):
+    for part in _parts(plan, width):
         console.print(part, soft_wrap=False)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines)
@@ -159,6 +174,27 @@ def _parts(plan: Mapping[str, Any], width: int) -> list[RenderableType]:
         for flow in phase["flows"]:
             parts += [Text(), *(Padding(part, (0, 0, 0, 2)) for part in _flow_parts(flow, width - 2))]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _end_lines(phase)]
+    return [*parts, *_cost_parts(plan)]
+
+
+def _cost_parts(plan: Mapping[str, Any]) -> list[RenderableType]:
+    """What it costs: one table, a phase's work under its own head where there are several."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    if "cost" in plan:
+        cost = plan["cost"]
+        rows = list(memory_rows(cost))
+        times = cost["time"]["phases"] if "time" in cost else [None] * len(cost["phases"])
+        for number, (phase, time) in enumerate(zip(cost["phases"], times, strict=True), 1):
+            rows += [("", f"phase {number}")] if len(cost["phases"]) > 1 else []
+            rows += work_rows(phase, time, cost["time"]["machine"] if "time" in cost else "")
+        rows += [*time_row(cost), *fusion_rows(cost, False), *(("note", note) for note in cost["notes"])]
+        parts += [Text(), Text("cost", style="bold"), Padding(_table(rows), (0, 0, 0, 2))]
+    if plan.get("against"):
+        head = ("", "predicted", "measured", "")
+        parts += [Text(), Text("predicted and measured", style="bold"), Padding(_table([head, *against_rows(plan["against"])]), (0, 0, 0, 2))]
     return parts
 
 
@@ -219,12 +255,14 @@ def _chain(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
     names = [stage["stage"] for stage in stages]
     flat = " ".join(part for arrow, name in zip(["", *arrows[1:]], names) for part in (arrow, name) if part) + f" --> {target}"
     given = [f"{stage['stage']} gives {stage['gives']}" for stage in stages if stage["gives"]]
+    given += [f"{stage['stage']} --> {stage['leaves']}" for stage in stages if stage["leaves"]]
     if len(flat) <= width:
         return [Text(flat, style="cyan"), *(Text(f"  {text}") for text in given)]
     lines: list[RenderableType] = []
     for place, stage in enumerate(stages):
         if place:
-            lines.append(Text(f"  | {arrivals[place]}".rstrip(), style="dim"))
+            known = f"  {stages[place - 1]['leaves']}" if stages[place - 1]["leaves"] else ""
+            lines.append(Text(f"  | {arrivals[place]}{known}".rstrip(), style="dim"))
         lines.append(Text.assemble((stage["stage"], "cyan"), f"  ({stage['kind']})" if stage["kind"] else ""))
         if stage["gives"]:
             lines.append(Text(f"    gives {stage['gives']}"))

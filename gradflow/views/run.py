@@ -7,7 +7,7 @@ is and how fast, the latest metrics each with a small curve, and at the end what
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,21 +23,27 @@ from gradflow.runtime.events import (
     Report,
     RunFailed,
     RunFinished,
+    RunResumed,
     RunStarted,
     RunStopped,
     UnitDone,
     as_record,
     failure_record,
+    line_of,
+    version_record,
 )
-from gradflow.runtime.run_folder import line_of, version_record
+from gradflow.runtime.memory import on_device, resident
 
 MODES = ("auto", "live", "plain", "json", "quiet")
 BLOCKS = "▁▂▃▄▅▆▇█"
 POINTS = 24
 
 
-def follow(events: Iterator[Event], mode: str = "auto", console: Console | None = None, out: Any = None) -> Event | None:
-    """Shows events as they come. `auto` is live on a terminal and plain elsewhere; JSON lines go to `out` (stdout). Returns the last event."""
+def follow(
+    events: Iterator[Event], mode: str = "auto", console: Console | None = None, out: Any = None, only: Sequence[str] | None = None
+) -> Event | None:
+    """Shows events as they come. `auto` is live on a terminal and plain elsewhere; JSON lines go to `out` (stdout). `only`: the metrics to show
+    (all without; JSON lines always have all). Returns the last event."""
     if mode not in MODES:
         raise ValueError(f"there is no view `{mode}`; there are: {', '.join(MODES)}")
     console = console or Console()
@@ -46,8 +52,8 @@ def follow(events: Iterator[Event], mode: str = "auto", console: Console | None 
     if mode == "json":
         return _json(events, out or sys.stdout)
     if mode == "live":
-        return _live(events, console)
-    return _plain(events, console, quiet=mode == "quiet")
+        return _live(events, console, only)
+    return _plain(events, console, mode == "quiet", only)
 
 
 # ---- numbers and curves
@@ -88,6 +94,10 @@ class History:
             self.values = self.values[::2]
             self.stride *= 2
 
+    def seen(self) -> list[float]:
+        """The values that are kept, and the latest."""
+        return [*self.values, *flattened(self.latest)] if self.values and not isinstance(self.latest, list) else list(self.values)
+
     def curve(self) -> str:
         """The values as blocks between their least and their largest; the curve is as long as what it was cut down to."""
         values = list(self.values)[-POINTS:] if len(self.values) <= POINTS else list(self.values)[:: len(self.values) // POINTS]
@@ -111,7 +121,8 @@ class UnitsPerSecond(ProgressColumn):
 class Board:
     """The live view as a renderable: it is looked at by the display, and changed by events."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, only: Sequence[str] | None = None) -> None:
+        self.only = only
         self.started: RunStarted | None = None
         self.metrics: dict[str, History] = {}
         self.rate = ""
@@ -132,10 +143,13 @@ class Board:
             self.progress.update(self.task, completed=event.tick + 1)
             self.rate = f"{event.rate:,.0f} {event.rate_unit}/s" if event.rate is not None else ""
             loss = {} if event.loss is None else {"loss": event.loss}
-            for name, value in {**loss, **event.metrics}.items():
+            for name, value in wanted({**loss, **event.metrics}, self.only).items():
                 self.metrics.setdefault(name, History()).add(value)
+        elif isinstance(event, RunResumed):
+            self.progress.reset(self.task, completed=event.tick)
+            self.notes = [f"goes on after {event.tick} units"]
         elif isinstance(event, Report):
-            for name, value in event.values.items():
+            for name, value in wanted(event.values, self.only).items():
                 self.metrics.setdefault(f"report {name}", History()).add(value)
         elif isinstance(event, CheckpointWritten):
             self.notes = [f"checkpoint after {event.tick} units: {event.path}"]
@@ -151,7 +165,24 @@ class Board:
             table.add_row(name, shown(history.latest), history.curve())
         if self.rate:
             table.add_row("throughput", self.rate, "")
+        memory = memory_used()
+        if memory:
+            table.add_row("memory", memory, "")
         return Group(head(self.started), self.progress.get_renderable(), table, *(Text(note, style="dim") for note in self.notes))
+
+
+def wanted(values: Mapping[str, Any], only: Sequence[str] | None) -> Mapping[str, Any]:
+    """The values that were asked for; all where none were."""
+    return values if not only else {name: value for name, value in values.items() if name in only}
+
+
+def memory_used() -> str:
+    """What this process has in memory now, and on an accelerator (now, and at its most); "" where the system does not say."""
+    here, device = resident(), on_device()
+    found = [f"{here / 2**30:.2f} GiB"] if here is not None else []
+    if device is not None:
+        found.append(f"device {device[0] / 2**30:.2f} GiB (at most {device[1] / 2**30:.2f})")
+    return ", ".join(found)
 
 
 def head(event: RunStarted | None) -> Text:
@@ -161,30 +192,30 @@ def head(event: RunStarted | None) -> Text:
     return Text.assemble((event.name, "bold"), f"  {event.source}  ", (how, "dim"))
 
 
-def learnt_table(event: RunFinished) -> RenderableType:
+def learnt_table(learnt: Mapping[str, tuple[Any, Any]]) -> RenderableType:
     """Each report before and after."""
     table = Table(title="what was learnt", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for name, side in (("report", "left"), ("before", "right"), ("", "left"), ("after", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
-    for name, (first, last) in event.learnt.items():
+    for name, (first, last) in learnt.items():
         table.add_row(name, shown(first), "->", shown(last))
     return table
 
 
-def _live(events: Iterator[Event], console: Console) -> Event | None:
-    board, last = Board(console), None
+def _live(events: Iterator[Event], console: Console, only: Sequence[str] | None) -> Event | None:
+    board, last = Board(console, only), None
     with Live(board, console=console, refresh_per_second=8):
         for last in events:
             board.tell(last)
-    if isinstance(last, RunFinished) and last.learnt:
-        console.print(learnt_table(last))
+    if isinstance(last, RunFinished) and wanted(last.learnt, only):
+        console.print(learnt_table(wanted(last.learnt, only)))
     return last
 
 
 # ---- lines
 
 
-def _plain(events: Iterator[Event], console: Console, quiet: bool) -> Event | None:
+def _plain(events: Iterator[Event], console: Console, quiet: bool, only: Sequence[str] | None) -> Event | None:
     """One line a report; where nothing is reported, the loss ten times."""
     last: Event | None = None
     total, every, reported = 0, 1, False
@@ -193,25 +224,34 @@ def _plain(events: Iterator[Event], console: Console, quiet: bool) -> Event | No
             continue
         if isinstance(last, RunStarted):
             total, every = last.units, max(last.units // 10, 1)
-            line = head(last).plain
         elif isinstance(last, Report):
             reported = True
-            place = f"end of {last.t} {last.unit}" if last.final else f"{last.unit} {last.t}"
-            line = f"{place}: " + ", ".join(f"{name} {shown(value)}" for name, value in last.values.items())
-        elif isinstance(last, UnitDone):
-            if reported or last.loss is None or (last.tick + 1) % every:
-                continue
-            line = f"{last.unit} {last.tick + 1} of {total}: loss {shown(last.loss)}"
-        elif isinstance(last, CheckpointWritten):
-            line = f"checkpoint: {last.path}"
-        elif isinstance(last, RunStopped):
-            line = f"stopped after {last.tick} units"
-        else:
-            line = f"finished: {last.units} units in {last.seconds:.1f} s"
-            for name, (first, end) in last.learnt.items():
-                line += f"\nlearnt: {name} {shown(first)} -> {shown(end)}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif isinstance(last, UnitDone) and (reported or last.loss is None or (last.tick + 1) % every):
+            continue
+        line = line_for(last, total, only)
+        if line:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return last
+
+
+def line_for(event: Event, total: int, only: Sequence[str] | None) -> str:
+    """What a person reads of an event where nothing can be drawn; "" where nothing of it was asked for."""
+    if isinstance(event, RunStarted):
+        return head(event).plain
+    if isinstance(event, Report):
+        place = f"end of {event.t} {event.unit}" if event.final else f"{event.unit} {event.t}"
+        values = wanted(event.values, only)
+        return f"{place}: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items()) if values else ""
+    if isinstance(event, UnitDone):
+        return f"{event.unit} {event.tick + 1} of {total}: loss {shown(event.loss)}"
+    if isinstance(event, CheckpointWritten):
+        return f"checkpoint: {event.path}"
+    if isinstance(event, RunResumed):
+        return f"goes on after {event.tick} of {total} units"
+    if isinstance(event, RunStopped):
+        return f"stopped after {event.tick} units"
+    lines = [f"finished: {event.units} units in {event.seconds:.1f} s"]
+    return "\n".join(lines + [f"learnt: {name} {shown(first)} -> {shown(end)}" for name, (first, end) in wanted(event.learnt, only).items()])
 
 
 def _json(events: Iterator[Event], out: Any) -> Event | None:

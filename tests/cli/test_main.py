@@ -64,7 +64,9 @@ def process(*words: str, code: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *(["-c", code] if code else ["-m", "gradflow.cli.main"]), *words], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("words", [("check",), ("fmt", "--check"), ("explain",), ("list", "stages"), ("plan", "--format", "json"), ("methods",)])
+@pytest.mark.parametrize(
+    "words", [("check",), ("fmt", "--check"), ("explain",), ("list", "stages"), ("plan", "--no-cost", "--format", "json"), ("methods",)]
+)
 def test_what_only_reads_specs_starts_light(good: Path, words: tuple[str, ...]) -> None:
     given = {"explain": "mean", "list": "models", "methods": "--format=json"}.get(words[0], str(good))
     code = f"import sys; from gradflow.cli.main import main; main(sys.argv[1:]); print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradflow.runtime import checkpoints
-from gradflow.runtime.checkpoints import read_checkpoint, write_checkpoint
+from gradflow.runtime.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from gradflow.runtime.embed import run, run_reports
 from gradflow.runtime.events import SCHEMA, Report, RunFailed
 from gradflow.runtime.executor import Options, Run
@@ -36,6 +36,9 @@ def test_a_finished_run_leaves_a_complete_folder(tmp_path):
     assert json.loads((folder.path / "parameters.json").read_text())["parameters"] == {"lr": 0.1}
     assert json.loads((folder.path / "parameters.json").read_text())["options"]["seed"] == 3
     assert json.loads((folder.path / "versions.json").read_text())["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert json.loads((folder.path / "parameters.json").read_text())["seeds"] == {"run": 3, "phases": [3]}
+    hardware = json.loads((folder.path / "versions.json").read_text())["hardware"]
+    assert hardware["cores"] == os.cpu_count() and hardware["processor"] and hardware["threads"] == torch.get_num_threads()
     told = lines(folder.path / "metrics.jsonl")
     assert told[0] == {"event": "version", "schema": SCHEMA, "gradflow": "0.1.0"}
     assert [record["event"] for record in told[1:3]] == ["run_started", "report"] and len(told) == 1 + len(events)
@@ -66,6 +69,19 @@ def test_a_failed_run_says_so_and_raises(tmp_path):
     assert summary["status"] == "failed" and summary["message"] == last["message"]
 
 
+def test_a_mistake_of_gradflow_itself_is_a_failure_of_the_run(tmp_path):
+    folder = RunFolder.create(written(QUADRATIC), None, tmp_path)
+
+    def broken():
+        yield from list(Run(written(QUADRATIC)).events())[:4]
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        list(folder.record(broken()))
+    summary = json.loads((folder.path / "summary.json").read_text())
+    assert summary["status"] == "failed" and summary["message"] == "gradflow failed: KeyError: 'x'"
+
+
 def test_a_run_that_is_left_alone_has_a_summary_too(tmp_path):
     folder = RunFolder.create(written(QUADRATIC), None, tmp_path)
     stream = folder.record(Run(written(QUADRATIC)).events())
@@ -82,7 +98,7 @@ def test_checkpoints_hold_parameters_states_and_counters(tmp_path):
     one = Run(written(text), folder=tmp_path)
     list(one.events())
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["00000005", "00000010", "00000015", "00000020"], "none before the first unit"
+    assert names == ["00000015", "00000020"], "the last two"
     tensors, state = read_checkpoint(tmp_path / "checkpoints" / "00000020")
     assert torch.equal(tensors["param/x"], one.store.params["x"])
     assert {name for name in tensors if name.startswith("state/")} == {f"state/flow1/{plan.key}" for plan in one.program.phases[0].actions[0].states}
@@ -108,7 +124,7 @@ def test_a_write_that_fails_leaves_no_half_checkpoint(tmp_path, monkeypatch, pla
             raise OSError("no space left on device")
         return real(handle)
 
-    monkeypatch.setattr(checkpoints.os, "fsync", failing)
+    monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OSError, match="no space"):
         write_checkpoint(tmp_path, 2, {"a": torch.zeros(3)}, {"x": 2})
     monkeypatch.undo()
@@ -121,17 +137,20 @@ def test_a_write_that_fails_leaves_no_half_checkpoint(tmp_path, monkeypatch, pla
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(RunFailed, match="checkpoint cannot be written"):
+    with pytest.raises(RunFailed, match="no checkpoint after 5 units: .*00000005.tmp. cannot be written: not a directory"):
         list(Run(written(KEPT), folder=tmp_path).events())
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):
     folder = write_checkpoint(tmp_path, 1, {"a": torch.ones(3)}, {"x": 1})
     (folder / checkpoints.STATE).write_bytes(b"\xc1 damaged")
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged: state.msgpack has 9 bytes"):
         read_checkpoint(folder)
-    (folder / checkpoints.STATE).write_bytes(checkpoints.msgpack.packb({"version": 99}))
-    with pytest.raises(ValueError, match="another version"):
+    (folder / checkpoints.MANIFEST).write_text('{"version": 99}')
+    with pytest.raises(CheckpointError, match="another version"):
+        read_checkpoint(folder)
+    (folder / checkpoints.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="manifest.json is not there"):
         read_checkpoint(folder)
 
 

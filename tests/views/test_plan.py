@@ -40,7 +40,16 @@ def test_econtrol_tells_types_graph_and_bytes() -> None:
 
 def test_a_narrow_view_draws_the_chain_downward() -> None:
     lines = [line.strip() for line in render(shipped()["14_econtrol:compressed_digits"], 60).splitlines()]
-    places = [lines.index(text) for text in ("loss  (objective)", "| [node: 16, param: 650]", "econtrol  (exchange)", "sgd  (update)")]
+    places = [
+        lines.index(text)
+        for text in (
+            "loss  (objective)",
+            "| [node: 16, param: 650]  exact, dense, local",
+            "econtrol  (exchange)",
+            "| [param: 650]  dense",
+            "sgd  (update)",
+        )
+    ]
     assert places == sorted(places)
 
 
