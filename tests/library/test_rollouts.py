@@ -7,8 +7,8 @@ import numpy
 import pytest
 import torch
 
-from gradflow.library import rollouts, sampling
-from gradflow.library.catalogue import FieldSpec
+from gradflow.library import sampling
+from gradflow.library.catalogue import FieldSpec, catalogue
 from gradflow.library.models import transformer
 from gradflow.library.rollouts import RESULT_TYPES, pass_at_1, sample, score, take_rows
 from gradflow.library.sampling import Decoding, choose, draws_of
@@ -398,4 +398,4 @@ def test_cuda_draws_the_same_tokens(policy, tasks, samples):
 
 
 def test_the_catalogue_names_every_call():
-    assert {name for name, value in vars(rollouts).items() if getattr(value, "kind", None) == "call"} == set(RESULT_TYPES)
+    assert {name for name, primitive in catalogue().items() if primitive.kind == "call"} == set(RESULT_TYPES)
