@@ -17,6 +17,7 @@ from torch import Tensor
 from gradflow.runtime import random
 
 Words = tuple[Any, Any, Any]
+PIECE = 1 << 22  # entries of a large draw that are made at a time
 
 
 def draw(
@@ -31,8 +32,21 @@ def draw(
 ) -> Tensor:
     """Random numbers of a shape. `words`: seed, tick, place; `inputs` are aligned with the result; `dim`: the axis of a subset."""
     make = random.normal if dist == "normal" else random.uniform
+    if not inputs and dist in ("normal", "uniform") and not any(isinstance(word, Tensor) for word in words[:2]) and math.prod(shape) > PIECE:
+        return _piecewise(dist, words, tuple(shape), make, dtype, device)
     base = _keyed(words, tuple(shape), make, device)
     return DISTRIBUTIONS[dist](base, inputs, dict(options), dim, dtype)
+
+
+def _piecewise(dist: str, words: Words, shape: tuple[int, ...], make: Callable[..., Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same numbers, made a stretch at a time: the generator's words take ten times the memory of the result."""
+    seed, tick, place = words
+    key, count = random.key(int(seed), int(tick), place), math.prod(shape)
+    result = torch.empty(count, dtype=dtype, device=device)
+    for start in range(0, count, PIECE):
+        base = make(key, torch.arange(start, min(start + PIECE, count), device=device), torch)
+        result[start : start + PIECE] = DISTRIBUTIONS[dist](base, (), {}, -1, dtype)
+    return result.reshape(shape)
 
 
 def _keyed(words: Words, shape: tuple[int, ...], make: Callable[..., Any], device: torch.device) -> Tensor:

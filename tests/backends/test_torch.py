@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradflow.backends import reference
 from gradflow.backends import torch as backend
-from gradflow.backends.torch import Lowered, kernels, lower
+from gradflow.backends.torch import Lowered, draws, kernels, lower
 from gradflow.graph.graph import Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language.source import Span
@@ -328,3 +328,11 @@ def test_outputs_of_one_call_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     got = lower(region, {"net": net()}, dtype=torch.float64)(tensors(inputs, torch.float64))
     assert seen == [{"temperature": 2.0, "entropy": True}]
     assert float(got["gradient"].abs().max()) > 0 and float(got["entropy"].min()) > 0
+
+
+@pytest.mark.parametrize("dist", ["normal", "uniform"])
+def test_a_large_draw_made_in_pieces_is_the_same(dist: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, how = (3, 1, "here"), {"dtype": torch.float32, "device": torch.device("cpu")}
+    whole = draws.draw(dist, words, (7, 11), (), **how)  # type: ignore[arg-type]
+    monkeypatch.setattr(draws, "PIECE", 10)
+    assert torch.equal(draws.draw(dist, words, (7, 11), (), **how), whole)  # type: ignore[arg-type]
