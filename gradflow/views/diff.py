@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 from gradflow.graph.graph import Node, Region
@@ -199,13 +200,20 @@ def _compared(name: str, before: Mapping[str, Tree], after: Mapping[str, Tree]) 
             continue
         what = said_as(key)
         if before[key].shape == after[key].shape:
-            pairs = [pair for pair in zip(before[key].numbers, after[key].numbers, strict=True) if pair[0] != pair[1]]
-            pairs = list(dict.fromkeys(pairs))[:MOST_NUMBERS]
+            pairs = list(dict.fromkeys(changed_numbers(before[key].numbers, after[key].numbers)))[:MOST_NUMBERS]
             if tuple(pairs) not in said:
                 said.add(tuple(pairs))
                 yield Change("formulas", f"numbers in {what} of {name}", [a for a, _ in pairs], [b for _, b in pairs])
         else:
             yield Change("formulas", f"{what} of {name}", f"{before[key].count} operations", f"{after[key].count} operations, computed otherwise")
+
+
+def changed_numbers(before: list[Any], after: list[Any]) -> list[tuple[Any, Any]]:
+    """Pairs of numbers that stand in the same places; where equal parts were shared in one of the two only, what each has alone."""
+    if len(before) == len(after):
+        return [pair for pair in zip(before, after) if pair[0] != pair[1]]
+    gone, come = [x for x in before if x not in after], [x for x in after if x not in before]
+    return list(zip_longest(gone, come, fillvalue="(there already)"))
 
 
 def said_as(result: str) -> str:
@@ -234,6 +242,7 @@ class Tree:
         self.count = 0
         self.places: dict[Any, int] = {}
         self.shape = self._region(Region((("", root),)), {})
+        self.numbers += [root["value"]] if root.op == "const" else []
         self.whole = (self.shape, tuple(map(repr, self.numbers)))
 
     def _region(self, region: Region, known: dict[int, str]) -> str:
@@ -245,8 +254,8 @@ class Tree:
 
     def _node(self, node: Node, names: dict[int, str]) -> str:
         if node.op == "const":
-            self.numbers.append(node["value"])
             return f"number {node.type.base}"
+        self.numbers += [below["value"] for below in node.inputs if below.op == "const"]  # each use: equal numbers are one node
         self.count += 1
         if node.op == "source":
             return self._source(node)

@@ -161,3 +161,22 @@ def test_cost_and_json(specs: dict[str, str], capsys: pytest.CaptureFixture[str]
     cost = {one["what"]: one for one in found["changes"] if one["section"] == "cost"}
     assert cost["bytes of states"]["after"] == 0 and cost["bytes of states"]["before"] == 2 * 2410 * 4
     assert cost["bytes of memory at the peak"]["after"] < cost["bytes of memory at the peak"]["before"]
+
+
+def test_equal_numbers_of_which_one_changes(tmp_path: Path) -> None:
+    """Equal numbers are one node of the graph; where one of them changes, they are two."""
+    text = """
+pipeline p {
+  model x = free([entry: 3])
+  flow x: 0.1 * sum(x^2, over: entry) + 0.1 * sum(x, over: entry) -> backprop -> sgd(lr: 0.1)
+  train 3 steps
+}
+"""
+    (tmp_path / "a.gflow").write_text(text)
+    (tmp_path / "b.gflow").write_text(text.replace("sgd(lr: 0.1)", "sgd(lr: 0.05)"))
+    from gradflow.cli.diff import program_at
+
+    before, after = (program_at(str(tmp_path / name), []) for name in ("a.gflow", "b.gflow"))
+    assert before is not None and after is not None
+    found = [one for one in changes(before, after) if one.section == "formulas"]
+    assert any(0.05 in one.after or -0.05 in one.after for one in found if isinstance(one.after, list)), found
