@@ -27,7 +27,13 @@ def precision_of(program: Program) -> str:
 def parameter_bytes(program: Program) -> int:
     """Bytes of all parameters, copies included, as far as their number is known."""
     width = WIDTHS[precision_of(program)]
-    return sum(plan.spec.size * math.prod(axis.size or 1 for axis in plan.lifted) * width for plan in program.models.values())
+    reals = sum(plan.spec.size * math.prod(axis.size or 1 for axis in plan.lifted) * width for plan in program.models.values())
+    return reals + packed_bytes(program)
+
+
+def packed_bytes(program: Program) -> int:
+    """Bytes of the whole numbers that formats keep."""
+    return sum(one.packed_bytes for plan in program.models.values() for one in plan.stored)
 
 
 def state_bytes(program: Program) -> int:
@@ -68,8 +74,9 @@ def _cost(program: Program, trial: Trial, precision: str) -> Cost:
     ledger = trial.ledger
     phases = tuple(_phase(program, trial, index, WIDTHS[precision]) for index in range(len(program.phases)))
     activations = max((done.activations for done in trial.done), default=0)
+    parameters = trial.kept["parameters"] + packed_bytes(program)
     return Cost(
-        sum(plan.spec.size for plan in program.models.values()), trial.kept["parameters"], trial.kept["states"], trial.kept["data"], activations,
+        sum(plan.spec.size for plan in program.models.values()), parameters, trial.kept["states"], trial.kept["data"], activations,
         ledger.peak, dict(sorted(ledger.at_peak.items(), key=lambda item: -item[1])), ledger.peak_place, phases, _merged(trial.fusion),
         tuple(trial.notes),
     )  # fmt: skip

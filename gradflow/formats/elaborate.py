@@ -62,11 +62,11 @@ class FormatBody(Body):
     def domain(self, bound: s.Bound | None, statement: s.State) -> tuple[int, int]:
         if bound is not None and bound.op == "in" and bound.high is not None:
             low, high = (self.e.evaluate(end, self.scope) for end in (bound.low, bound.high))
-            if all(isinstance(end, NUMBERS) and end == int(end) for end in (low, high)) and low <= high:
+            if all(isinstance(end, NUMBERS) and end == int(end) for end in (low, high)) and 0 <= high - low < 256:
                 return int(low), int(high)
         raise mistake(
             "E0402", statement.span, "a stored whole number needs a domain that is known when the spec is compiled",
-            why="it says how many bits each number takes", fix="`state q : int in [-7, 7] = 0`",
+            why="it says how many bits each number takes, a byte at the most", fix="`state q : int in [-7, 7] = 0`",
         )  # fmt: skip
 
     def do_bind(self, statement: s.Bind, scope: Scope) -> None:

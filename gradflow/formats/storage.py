@@ -14,18 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gradflow.backends.torch import lower
-from gradflow.plan.program import LeafStorage
-
-WIDTHS = (1, 2, 4, 8)  # bits that a byte divides into
-
-
-def bits_of(low: int, high: int) -> int:
-    """The smallest width that holds a domain. Raises ValueError beyond a byte."""
-    needed = max((high - low).bit_length(), 1)
-    width = next((width for width in WIDTHS if width >= needed), None)
-    if width is None:
-        raise ValueError(f"whole numbers from {low} to {high} take {needed} bits; a format stores up to {WIDTHS[-1]}")
-    return width
+from gradflow.plan.program import LeafStorage, bits_of
 
 
 def pack(values: Tensor, low: int, bits: int) -> Tensor:

@@ -7,6 +7,7 @@ FIELD, rollout/ID, world/ID/FIELD, clock/(t | t_end | progress | seed | tick)[/F
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,17 @@ from gradflow.graph.graph import Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language.source import NOWHERE, Span
 from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, ModelSpec
+
+PACKED = (1, 2, 4, 8)  # bits that a byte divides into
+
+
+def bits_of(low: int, high: int) -> int:
+    """The smallest width that holds a domain of whole numbers. Raises ValueError beyond a byte."""
+    needed = max((high - low).bit_length(), 1)
+    width = next((width for width in PACKED if width >= needed), None)
+    if width is None:
+        raise ValueError(f"whole numbers from {low} to {high} take {needed} bits; a format stores up to {PACKED[-1]}")
+    return width
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,14 @@ class LeafStorage:
     def trained(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the states that are leaves of the model."""
         return [(name, tuple(axis.size or 0 for axis in axes)) for name, (axes, bounds) in self.states.items() if bounds is None]
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of the whole numbers, as they are kept."""
+        found = 0
+        for axes, bounds in self.states.values():
+            found += 0 if bounds is None else -(-math.prod(axis.size or 0 for axis in axes) * bits_of(*bounds) // 8)
+        return found
 
 
 def stored_spec(spec: ModelSpec, stored: Iterable[LeafStorage]) -> ModelSpec:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from gradflow.compiler import check_source
 from gradflow.language.source import Source
-from gradflow.passes.scope import standard_files
 
 SPEC = """HEADpipeline p {
   LIMIT
@@ -78,26 +75,3 @@ def test_dropout_and_micro_batches() -> None:
 def test_memory_of_what_is_kept() -> None:
     assert codes(limit="  require memory < 10kB\n") == ["E0608"] and codes(limit="  prefer memory < 10kB\n") == ["W0302"]
     assert codes(limit="  require memory < 1GB\n") == []
-
-
-def test_shipped_specs_give_only_warnings_that_are_true() -> None:
-    """The official code of diffGrad has its decay in the gradient, and its experiments use it so."""
-    found = {(path.stem, one.code) for path in standard_files() for one in check_source(Source.read(path)) if one.code.startswith("W")}
-    assert {pair for pair in found if pair[1] in ("W0113", "W0114", "W0115", "W0116", "W0302")} == {("17_diffgrad", "W0113")}
-
-
-def test_they_take_no_time() -> None:
-    from gradflow.analyses import training
-
-    spent = [0.0]
-    real = training.check_training
-
-    def timed(*arguments: object) -> None:
-        began = time.perf_counter()
-        real(*arguments)  # type: ignore[arg-type]
-        spent[0] += time.perf_counter() - began
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "check_training", timed)
-        codes("decay(1e-2) -> adam(lr: 1e-3)")
-    assert 0 < spent[0] < 0.1

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradflow import compiler
-from gradflow.formats.storage import Stored, bits_of, pack, store, unpack
+from gradflow.formats.storage import Stored, pack, store, unpack
 from gradflow.passes.scope import module
 from gradflow.plan import artifact
+from gradflow.plan.program import bits_of
 from tests.runtime.harness import ran, series, written
 
 SPEC = Path(compiler.__file__).parents[1] / "pipelines/methods/15_qzo.gflow"
@@ -110,6 +111,7 @@ def test_a_stored_value_is_at_most_half_a_step_away(bits):
     steps = scale[:, None].expand(-1, 16).reshape(plan.shape)
     gap = (kept(scale) - weights).abs() / steps
     assert gap.max() <= 0.5 + 1e-9 and gap.max() > 0.3
+    assert kept.q.numel() == plan.packed_bytes
     assert kept.q.numel() * 8 // {2: 2, 3: 4, 4: 4, 8: 8}[bits] == weights.numel()
 
 
