@@ -26,7 +26,8 @@ Value = Number | list[Any]  # a report keeps its axes as nested lists
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The head of a stream: what is going to run, and how. `units`: of all phases together."""
+    """The head of a stream: what is going to run, and how. `units`: of all phases together; `gradients`: of each flow, what is known of the
+    gradient behind its stages, `backprop: unbiased, dense`."""
 
     version: int
     gradflow: str
@@ -40,6 +41,7 @@ class RunStarted:
     models: Mapping[str, Mapping[str, Any]]
     flows: Mapping[str, tuple[str, ...]]
     phases: tuple[Mapping[str, Any], ...]
+    gradients: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import gradflow
+from gradflow.analyses.arrows import known_of_gradient
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
 from gradflow.library.catalogue import MissingExtra
@@ -179,7 +180,7 @@ class Run:
         units = sum(plan.count for plan in plans)
         return RunStarted(
             SCHEMA, gradflow.__version__, program.name, program.source, self.options.backend, str(self.device), self.precision, self.seed, units,
-            models, flows, phases,
+            models, flows, phases, {a.flow: known for plan in plans for a in plan.flows if (known := known_of_gradient(a, program))},
         )  # fmt: skip
 
     # ---- a phase

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradflow.analyses.arrows import arrow_properties
 from gradflow.graph.types import Axis, Type
 from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
 from gradflow.views.normalizers import terms_of
-from gradflow.views.plan_arrows import arrow_properties
 from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, time_row, work_rows
 from gradflow.views.plan_export import export, mermaid
 

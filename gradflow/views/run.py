@@ -168,6 +168,9 @@ class Board:
         memory = memory_used()
         if memory:
             table.add_row("memory", memory, "")
+        gradients = self.started.gradients if self.started is not None else {}
+        for name, known in gradients.items():
+            table.add_row("gradient" if len(gradients) == 1 else f"gradient, {name}", "", "; ".join(known), style="dim")
         return Group(head(self.started), self.progress.get_renderable(), table, *(Text(note, style="dim") for note in self.notes))
 
 

@@ -57,3 +57,16 @@ def test_json_tells_everything_whatever_is_chosen():
     out = io.StringIO()
     view.follow(execute(written(LOCK)), "json", out=out, only=["nothing"])
     assert "accuracy" in out.getvalue() and out.getvalue().startswith('{"event": "version"')
+
+
+def test_what_is_known_of_the_gradient_is_shown() -> None:
+    from tests.runtime.harness import of_kind, ran, shipped
+
+    _, events = ran(shipped("methods/14_econtrol", "compressed_digits"), steps=1)
+    started = of_kind(events, RunStarted)[0]
+    assert started.gradients["flow1"][0] == "backprop: exact, dense, local"
+    console = Console(width=100, file=io.StringIO())
+    board = view.Board(console)
+    board.tell(started)
+    console.print(board)
+    assert "backprop: exact, dense, local; econtrol: dense" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -21,6 +21,12 @@ KEPT = ("bounded", "private", "bits")
 PROPERTY = re.compile(r"(\w+)(\([^)]*\))?")
 
 
+def known_of_gradient(action: Update, program: Program) -> tuple[str, ...]:
+    """The stages of a flow behind which something is known of the gradient: `backprop: unbiased, dense`. () for a program without its notes."""
+    notes = action.facts.get("stages", ())
+    return tuple(f"{note[0]}: {text}" for note, text in zip(notes, arrow_properties(action, program, notes), strict=True) if text)
+
+
 def arrow_properties(action: Update, program: Program, stages: Sequence[tuple[str, str, str, str]]) -> list[str]:
     """For each stage the properties of what leaves it, in the order bias, support, others; empty before there is a gradient."""
     found: list[str] = []
