@@ -353,14 +353,17 @@ def bind_input(
         if isinstance(value, v.Record) and value.value is not None:
             value = value.value
         if option.axes is not None and isinstance(value, Node | int | float | v.Model):
-            value = bind_axes(e, e.tensor(value), option.axes, scope, renamed, span, option.base)
+            value = bind_axes(e, e.tensor(value), option.axes, scope, renamed if given else {}, span)
         scope.names[name] = value
         if isinstance(value, Node) and value.type.target is not None:
             scope.maps.append(value)
 
 
-def bind_axes(e: Elaborator, value: Any, axes: s.Axes, scope: Scope, renamed: dict[str, str], span: Any, base: str | None = None) -> Any:
-    """Gives a value the axis names that the body uses: by name where they coincide, else by position from the last; others are lifted."""
+def bind_axes(e: Elaborator, value: Any, axes: s.Axes, scope: Scope, renamed: dict[str, str], span: Any) -> Any:
+    """Gives a value the axis names that the body uses: by name where they coincide, else by position from the last; others are lifted.
+
+    `renamed`, the caller's names to the body's, is added to. A default is made of the body's own names: none of them is the caller's.
+    """
     value = e.tensor(value)
     if not isinstance(value, Node):
         for item in axes.items:

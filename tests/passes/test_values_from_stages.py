@@ -109,3 +109,26 @@ def test_every_fresh_look_has_a_draw_of_its_own(backend):
     noise = numpy.array([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
     found = drive(Module.of(Source("inline.gflow", FRESH)), "looks", {}, {"noise": noise}, backend)
     numpy.testing.assert_allclose(found["x"].reshape(-1), [0, -111, -333])
+
+
+DEFAULTED = """
+function inner {
+  input a : [row, col]
+  input b : [row, place] = a
+  return (sums: sum(b, over: place), all: a)
+}
+function outer {
+  input x : [pair, time]
+  found = inner(x)
+  return (sums: found.sums, all: found.all)
+}
+"""
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["inner", "outer"])
+def test_a_default_made_of_another_input_has_the_axes_that_it_is_declared_with(name, backend):
+    x = numpy.arange(6.0).reshape(2, 3)
+    found = drive(Module.of(Source("inline.gflow", DEFAULTED)), name, {}, {"a" if name == "inner" else "x": x}, backend)
+    numpy.testing.assert_array_equal(found["sums"], x.sum(1))
+    numpy.testing.assert_array_equal(found["all"], x)
