@@ -101,6 +101,7 @@ def test_wrong_usage(run: Run, good: Path) -> None:
 
 
 def test_a_run_is_logged_and_so_is_the_rest_of_it(run: Run, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
     interrupted(run, monkeypatch, good, "--log", "tensorboard")
     assert run("run", "--resume", "cut", "--quiet")[0] == 0
     assert len(list(Path("runs/cut/tensorboard").iterdir())) == 2

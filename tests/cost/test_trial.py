@@ -68,7 +68,10 @@ def test_a_policy_that_draws() -> None:
     assert cost.peak == pytest.approx(measured_peak(shipped()["18_sapo:arithmetic"]), rel=0.1)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in shipped() if name != "18_sapo:reason"))
+SMALL = sorted(name for name, program in shipped().items() if all(plan.spec.name != "smollm2" for plan in program.models.values()))
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_every_pipeline_can_be_walked_through(name: str) -> None:
     program, cost = shipped()[name], cost_of(name)
     assert cost.complete, cost.notes
