@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gradflow.runtime.executor import Run
 
 
+MOST_CHANGES = 3  # that a refusal names
+
+
 @dataclass(frozen=True)
 class Kept:
     """What a run folder says of how its run began."""
@@ -88,7 +91,19 @@ def refuse_changes(kept: Kept, program: Program) -> None:
     except (OSError, ArtifactError) as error:
         raise RunFailed(f"the spec cannot be compared with that of the run at {kept.path}: {error}") from None
     if not same:
-        raise RunFailed(f"the spec is not what the run at {kept.path} began with, {kept.path}/spec.gflow: {advice}")
+        raise RunFailed(f"the spec is not what the run at {kept.path} began with, {kept.path}/spec.gflow: {told_of(kept, program)}; {advice}")
+
+
+def told_of(kept: Kept, program: Program) -> str:
+    """What is different in meaning, the first few changes; that it is the text alone, where the kept plan says so."""
+    from gradflow.views.diff import changes, lines
+
+    before = program_kept(kept)
+    if before is None:
+        return "its text is different"
+    found = [line.strip() for line in lines(changes(before, program)) if line.startswith("  ")]
+    rest = f" and {len(found) - MOST_CHANGES} more" if len(found) > MOST_CHANGES else ""
+    return "; ".join(found[:MOST_CHANGES]) + rest if found else "its text is different, though not what it means"
 
 
 def refuse_options(kept: Kept, asked: Mapping[str, Any]) -> None:

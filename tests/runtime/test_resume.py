@@ -217,6 +217,13 @@ def test_another_program_is_refused_by_its_parameters(tmp_path):
         resuming.refuse_changes(kept, written(text.replace("0.1", "0.2")))
     with pytest.raises(RunFailed, match=r"the spec is not what the run .* began with"):
         resuming.refuse_changes(kept, written(text.replace("x^2", "x^4")))
+    from gradflow.plan.artifact import encode
+
+    (folder.path / "plan.gfp").write_bytes(encode(written(text)))
+    with pytest.raises(RunFailed, match=r"spec\.gflow: ~ .* -> .*; leave the spec out"):
+        resuming.refuse_changes(kept, written(text.replace("x^2", "x^4")))
+    with pytest.raises(RunFailed, match="its text is different, though not what it means"):
+        resuming.refuse_changes(kept, written(text.replace("x^2 ->", "x^2  ->")))
     with pytest.raises(RunFailed, match="one of `p`, not of `q`"):
         resuming.refuse_changes(kept, written(text.replace("pipeline p", "pipeline q")))
 
