@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-every", type=seconds, default=300.0, metavar="SECONDS", help="how often to save unasked (default: 300)")
     parser.add_argument("--seed", type=int, help="in place of the spec's seed")
     parser.add_argument("--seeds", type=positive, metavar="N", help="a sweep over N seeds, from --seed or the spec's on")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs of a sweep at a time (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs of a sweep at a time, where memory allows (default: 1)")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the count of every `train` line")
     parser.add_argument("--device", help="a torch device, or auto for the accelerator if there is one (default: cpu)")
     parser.add_argument("--backend", help="torch (the default) or reference")

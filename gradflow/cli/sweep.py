@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gradflow.plan.program import Program
     from gradflow.runtime.sweep import Cell
 
+PROCESS = 400_000_000  # bytes of Python and its libraries
 FLAGS = {"steps": "--steps", "device": "--device", "backend": "--backend", "precision": "--precision", "micro": "--micro", "passes": "--passes"}
 SWITCHES = {"compile": "--compile", "deterministic": "--deterministic", "allow_python": "--allow-python"}
 
@@ -76,6 +77,21 @@ class Sweep:
             process.wait()
 
 
+def fitting(program: Program, jobs: int) -> int:
+    """How many runs like this one fit into the memory that is free, at most `jobs`; says so where it is fewer. The last cell stands for all."""
+    from gradflow.cost.estimate import estimate
+    from gradflow.runtime.memory import free
+
+    available = free()
+    if available is None:
+        return jobs
+    each = estimate(program).peak + PROCESS
+    most = max(min(jobs, available // each), 1)
+    if most < jobs:
+        say(f"note: {most} at a time, not {jobs}: a run takes about {each / 1e9:.2g} GB, and {available / 1e9:.2g} GB are free")
+    return most
+
+
 def swept(cells: Sequence[Cell], options: argparse.Namespace) -> int:
     """Runs all cells; exit code 3 if one failed, 130 or 143 if interrupted, 1 if a spec has errors (nothing is run then)."""
     from gradflow.cli.run import built, chosen
@@ -95,7 +111,8 @@ def swept(cells: Sequence[Cell], options: argparse.Namespace) -> int:
         names = [cell.folder(number) for number, cell in enumerate(cells)]
         base = options.seed if options.seed is not None else first_seed(program)
         commands = [command(cell, folder, name, base, options) for cell, name in zip(cells, names)]
-        sweep = Sweep(commands, [folder / f"{name}.log" for name in names], options.jobs)
+        jobs = fitting(program, options.jobs) if options.jobs > 1 and options.device == "cpu" else options.jobs
+        sweep = Sweep(commands, [folder / f"{name}.log" for name in names], jobs)
         say(f"sweep folder: {folder}, {len(cells)} runs")
         with stopping_on_interrupt(sweep) as interrupts:
             try:

@@ -15,6 +15,15 @@ def resident(key: str = "VmRSS") -> int | None:
         return None
 
 
+def free() -> int | None:
+    """Bytes of the machine's memory that can be had; None where the system does not say."""
+    try:
+        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
 def on_device() -> tuple[int, int] | None:
     """Bytes of tensors on an accelerator, now and at the most so far; None where torch is not loaded or uses none."""
     torch = sys.modules.get("torch")

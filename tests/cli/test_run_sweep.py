@@ -75,3 +75,16 @@ def test_a_signal_stops_every_cell(run: Run, tmp_path: Path) -> None:
     assert code == 143 and "interrupted" in err and "not run" in err
     (cell,) = [path for path in (tmp_path / "runs" / "sweep").iterdir() if path.is_dir()]
     assert len(list((cell / "checkpoints").iterdir())) == 1
+
+
+def test_no_more_runs_at_a_time_than_memory_holds(good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from gradflow import compiler
+    from gradflow.cli import sweep
+    from gradflow.runtime import memory
+
+    program, _ = compiler.build(*compiler.load(str(good)))
+    assert program is not None
+    for gigabytes, jobs in ((1.3, 3), (0.9, 2), (0.1, 1), (None, 5)):
+        monkeypatch.setattr(memory, "free", lambda gigabytes=gigabytes: None if gigabytes is None else int(gigabytes * 1e9))
+        assert sweep.fitting(program, 5) == jobs
+    assert "note: 1 at a time, not 5: a run takes about 0.4 GB, and 0.1 GB are free" in capsys.readouterr().err
