@@ -73,7 +73,16 @@ def _quotient(node: Node, total: Node, depth: int) -> str:
 
 
 def _inside(node: Node, depth: int) -> str:
-    """` of (..)`, where what is reduced is itself reduced, possibly times something."""
+    """` of (..)`, where what is reduced is itself reduced, possibly times something, or is a sum of such terms."""
+    core = node
+    while core.op in PASSED:
+        core = core.inputs[0]
+    if core.op in ("add", "sub"):
+        terms: list[str] = []
+        _terms(core, 1.0, terms, depth + 1)
+        terms = [term for term in terms if not term.endswith("a value")]
+        if len(terms) > 1:
+            return f" of ({' + '.join(terms)})"
     found = _first(node, lambda n: n.op in ("sum", "segment_sum"), 3)
     if found is None:
         return ""

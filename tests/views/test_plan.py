@@ -85,3 +85,23 @@ def test_normalizers(loss: str, expected: list[str]) -> None:
     program = of(f"pipeline p {{\n  model w = free([token: 5])\n  loss = {loss}\n  flow w: loss -> backprop -> sgd(lr: 0.1)\n  train 1 steps\n}}\n")
     action = program.phases[0].actions[0]
     assert terms_of(dict(action.region.results)["loss"]) == expected  # type: ignore[union-attr]
+
+
+def test_a_mean_over_nodes_of_several_terms_shows_all_of_them() -> None:
+    from gradflow import compiler
+    from gradflow.language.source import Source
+    from gradflow.passes.scope import Module
+
+    text = """
+pipeline p {
+  data  train, test = digits(split: by_label)
+  model net = mlp(64, 10)
+  loss = cross_entropy(net(train.x), train.y) + 0.5 * mean(net^2)
+  flow net over star(4): loss -> backprop -> average() -> sgd(lr: 0.1)
+  train 2 rounds
+}
+"""
+    program, _ = compiler.build(Module.of(Source("p.gflow", text)))
+    assert program is not None
+    (term,) = summary(program)["phases"][0]["flows"][0]["loss"]
+    assert term.startswith("mean over node (4) of (mean over sample") and " + 0.5 * mean over param" in term
