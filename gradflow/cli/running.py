@@ -48,8 +48,9 @@ def carried_out(run: Run, folder: RunFolder, options: argparse.Namespace, logger
     """Runs, shows, and leaves the folder. Raises RunFailed."""
     from rich.console import Console
 
+    from gradflow.files import named
     from gradflow.runtime.events import RunFailed, RunStopped
-    from gradflow.runtime.files import named, trouble
+    from gradflow.runtime.files import trouble
     from gradflow.runtime.interrupts import stopping_on_interrupt
     from gradflow.runtime.loggers import logged, logger_of
     from gradflow.views.run import follow

@@ -8,13 +8,13 @@ an empty map of one byte costs 64 in memory), then the schema, then what numbers
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 from pydantic import ValidationError
 
+from gradflow.files import write_atomically
 from gradflow.plan.header import FORMAT, HEADER, MAGIC, ArtifactError, is_artifact
 from gradflow.plan.schema import ProgramDoc
 
@@ -51,33 +51,10 @@ def decode(data: bytes, name: str = "the artifact") -> Program:
 
 def save(program: Program, path: Path) -> None:
     """Writes an artifact in one step: a reader finds the old file or the new one, also after a crash."""
-    data = encode(program)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        write_atomically(path, encode(program))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename last; file systems that cannot open a folder need no such thing."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
 
 
 def load(path: Path) -> Program:

@@ -1,7 +1,5 @@
-"""Writing to disk so that nothing is ever half there: files that appear whole or not at all, lines appended whole, and one writer a folder.
-
-Every byte goes through `os.write`, every name through `os.replace`: a disk that is full or fails is heard of where it happens, as an OSError
-that names the file. No torch here.
+"""Writing a run to disk so that nothing is ever half there: beside whole files (`gradflow/files.py`) lines appended whole, one writer a folder, and
+what a failure is called. No torch here.
 """
 
 from __future__ import annotations
@@ -10,16 +8,18 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from gradflow.files import flush, write_all, write_atomically, write_flushed
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - not on Windows
     fcntl = None  # type: ignore[assignment]
 
+__all__ = ["Appender", "Lock", "discard", "flush", "is_locked", "trouble", "write_all", "write_atomically", "write_flushed"]
 PATIENCE = 10  # tries for a lock: whoever only looks whether a run lives holds it for an instant
 FIXES = {
     errno.ENOSPC: "make room on that disk",
@@ -39,60 +39,6 @@ def trouble(error: OSError, doing: str = "written") -> str:
     why = error.strerror or str(error) or type(error).__name__
     fix = FIXES.get(error.errno or 0, "")
     return f"{place} cannot be {doing}: {why[:1].lower()}{why[1:]}{'; ' + fix if fix else ''}"
-
-
-def write_all(handle: int, content: bytes | memoryview, path: Path) -> None:
-    """All of the content, in as many writes as it takes."""
-    view = memoryview(content).cast("B") if not isinstance(content, bytes) else memoryview(content)
-    while len(view):
-        try:
-            done = os.write(handle, view)
-        except OSError as error:
-            raise named(error, path) from None
-        view = view[done:]
-
-
-def named(error: OSError, path: Path) -> OSError:
-    """The error with the file's name, which the system leaves out where it knows only a handle."""
-    return error if error.filename is not None else OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
-
-
-def flush(path: Path) -> None:
-    """Has the operating system put a file or a folder on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        raise named(error, path) from None
-    finally:
-        os.close(handle)
-
-
-def write_flushed(path: Path, pieces: bytes | Iterable[bytes | memoryview]) -> None:
-    """A file of these bytes that is on the disk when this returns."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        for piece in [pieces] if isinstance(pieces, bytes) else pieces:
-            write_all(handle, piece, path)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            raise named(error, path) from None
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file with this content, whole or not at all: temporary name, flush, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write_flushed(temporary, content)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    flush(path.parent)
 
 
 def discard(folder: Path) -> None:

@@ -121,7 +121,7 @@ def test_saving_is_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     before = path.read_bytes()
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(artifact.os, name, failing)
+            patch.setattr(os, name, failing)
             with pytest.raises(ArtifactError, match="No space left"):
                 save(shipped()["17_diffgrad:valley"], path)
         assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.gfp"]
