@@ -339,6 +339,21 @@ def pack(node: Node, *leaves: Array) -> Array:
     return numpy.concatenate(pieces, axis=-1).astype(numpy.float64, copy=False)
 
 
+# ---- placed on several processes
+
+
+def table(node: Node) -> Array:
+    return numpy.array(node["values"], dtype=DTYPES["int"])
+
+
+def transfer(node: Node, value: Array, *index: Array) -> Array:
+    from gradflow.backends.distributed import array_transfer
+
+    names = node.inputs[0].type.names
+    after = [name for name in names if name != node["axis"]] if node["form"] == "fetch" else names
+    return align(array_transfer(node, value, *index), after, node.type.names)
+
+
 OPERATIONS: dict[str, Meaning] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(REDUCERS, reduction),
@@ -346,4 +361,5 @@ OPERATIONS: dict[str, Meaning] = {
     "stack": stack, "concat": concat, "one_hot": one_hot, "argmax": arg_extreme, "argmin": arg_extreme, "cumsum": cumsum, "dot": dot,
     "segment_sum": segment, "segment_max": segment, "segment_min": segment, "gather": gather, "scatter_add": scatter_add,
     "sort": sort, "rank": rank, "top": top, "leaf": leaf, "pack": pack,
+    "table": table, "transfer": transfer,
 }  # fmt: skip

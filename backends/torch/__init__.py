@@ -131,4 +131,10 @@ def _compiled_kernel(kernel: Kernel, namespace: dict[str, Any], dtype: torch.dty
 def _namespace(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     helpers = {name: getattr(support, name) for name in HELPERS}
     own = {"draw": draws.draw, "linalg": linalg.linalg, "decompose": linalg.decompose, "scratch": support.Scratch(device)}
-    return {"torch": torch, "math": math, "real": dtype, "device": device, **support.NUMBERS, **helpers, **own}
+    return {"torch": torch, "math": math, "real": dtype, "device": device, "transfer": _transfer, **support.NUMBERS, **helpers, **own}
+
+
+def _transfer(*given: Any) -> Tensor:
+    from gradflow.backends.distributed import transfer
+
+    return transfer(*given)

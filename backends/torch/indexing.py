@@ -177,9 +177,23 @@ def draw(w: Writer, node: Node) -> str:
     return f"draw({node['dist']!r}, ({', '.join(key)}), {sizes}, {static}{given}{dim}, dtype={DTYPES[node.type.base]}, device=device)"
 
 
+def table(w: Writer, node: Node) -> str:
+    return f"torch.tensor({list(node['values'])}, dtype=torch.int64, device=device)"
+
+
+def transfer(w: Writer, node: Node) -> str:
+    """What crosses between ranks. `value` is brought to the order of the result where that has all its axes."""
+    value, *index = node.inputs
+    names, axis = value.type.names, node["axis"]
+    dim = names.index(axis) if axis in names else 0
+    after = tuple(n for n in names if n != axis) if node["form"] == "fetch" else names
+    given = "".join(f", {w.ref(i)}" for i in index)
+    return permuted(f"transfer({node['form']!r}, {dim}, {w.constant(node.span, 'line')}, {w.tensor(value)}{given})", after, node.type.names)
+
+
 OPERATIONS: dict[str, Callable[[Writer, Node], str]] = {
     "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot,
     "gather": gather,
     "scatter_add": scatter_add, "segment_sum": segment, "segment_max": segment, "segment_min": segment, "sort": sort, "rank": rank, "top": top,
-    "leaf": leaf, "pack": pack, "draw": draw,
+    "leaf": leaf, "pack": pack, "draw": draw, "table": table, "transfer": transfer,
 }  # fmt: skip

@@ -88,7 +88,9 @@ def dispatch(name: str, words: Sequence[str]) -> int:
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     module.arguments(parser)
-    return module.run(parser.parse_args(list(words)))
+    options = parser.parse_args(list(words))
+    options.words = list(words)
+    return module.run(options)
 
 
 def guarded(action: Callable[[], int], words: Sequence[str], traceback: bool) -> int:

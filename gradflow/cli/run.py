@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow.cli.plan import program_of
+from gradflow.cli.ranked import joined, launched, under_torchrun
 from gradflow.cli.terminal import ERRORS, FINE, UsageError, say
 
 if TYPE_CHECKING:
     from gradflow.plan.program import Program
     from gradflow.runtime.options import Options
+    from gradflow.runtime.ranks import Ranks
     from gradflow.runtime.resume import Kept
 
 HOW = ("seed", "steps", "device", "backend", "precision", "micro", "compile", "deterministic")
@@ -32,6 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="in place of the spec's seed")
     parser.add_argument("--seeds", type=positive, metavar="N", help="a sweep over N seeds, from --seed or the spec's on")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs of a sweep at a time, where memory allows (default: 1)")
+    parser.add_argument("--nproc", type=positive, metavar="N", help="spread the nodes of the topology over N processes of this machine (torchrun)")
+    parser.add_argument("--elastic", action="store_true", help="with --nproc: when a process is lost, go on from the newest checkpoint")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the count of every `train` line")
     parser.add_argument("--device", help="a torch device, or auto for the accelerator if there is one (default: cpu)")
     parser.add_argument("--backend", help="torch (the default) or reference")
@@ -77,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     program = built(options.file, options.overrides, options.allow_python)
     if program is None:
         return ERRORS
-    return begin(program, options)
+    return launched(options, program) if options.nproc is not None else begin(program, options)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -94,6 +98,10 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("a run goes on with the parameters that it began with: leave -p out, or start a new run")
     if options.name is not None and (Path(options.name).name != options.name or options.name in (".", "..")):
         raise UsageError(f"`{options.name}` is no name of a folder; where it is made is said by --out")
+    if options.elastic and options.nproc is None:
+        raise UsageError("--elastic starts lost processes again: say how many there are, --nproc N")
+    if options.nproc is not None and under_torchrun():
+        raise UsageError("torchrun has started the processes already: leave --nproc out")
     for name in options.log:
         if name not in NAMES:
             raise UsageError(f"there is no logger `{name}`; there are: {', '.join(NAMES)}")
@@ -124,10 +132,11 @@ def chosen(options: argparse.Namespace) -> Options:
 
 
 def begin(program: Program, options: argparse.Namespace) -> int:
-    """A new run in a new folder."""
-    from gradflow.cli.running import artifact_of, carried_out, told
+    """A new run in a new folder; on the ranks that torchrun has started again, the run that they were at."""
+    from gradflow.cli.running import artifact_of, carried_out, followed, told
     from gradflow.runtime.executor import Run
     from gradflow.runtime.loggers import logger_of
+    from gradflow.runtime.resume import reopened
     from gradflow.runtime.run_folder import RunFolder
 
     settings = chosen(options)
@@ -135,12 +144,21 @@ def begin(program: Program, options: argparse.Namespace) -> int:
         "file": options.file, "overrides": options.overrides, "allow_python": options.allow_python, "log": options.log,
         "checkpoint_every": options.checkpoint_every,
     }  # fmt: skip
-    with told(program) as outcome:
+    with told(program) as outcome, joined(program, settings) as ranks:
+        before = ranks.folder_before()
+        if before is not None:
+            outcome.code = went_on(reopened(before), program, options, ranks)
+            return outcome.code
+        one = Run(program, settings, save_every=options.checkpoint_every, ranks=ranks)
+        if ranks.rank:
+            one.folder = ranks.folder()
+            outcome.code = followed(one)
+            return outcome.code
         for name in options.log:
             logger_of(name, options.out)  # a missing package is said before there is a folder
-        one = Run(program, settings, save_every=options.checkpoint_every)
         folder = RunFolder.create(program, settings, options.out, artifact_of(program), name=options.name, command=command)
         one.folder = folder.path
+        ranks.tell_folder(folder.path)
         say(f"run folder: {folder.path}")
         outcome.code = carried_out(one, folder, options, options.log)
     return outcome.code
@@ -148,9 +166,9 @@ def begin(program: Program, options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """A run out of its folder, from its newest whole checkpoint."""
-    from gradflow.cli.running import carried_out, told
+    from gradflow.cli.running import told
     from gradflow.runtime import records
-    from gradflow.runtime.resume import continued, refuse_options, reopened
+    from gradflow.runtime.resume import refuse_options, reopened
 
     path = options.resume if options.resume.exists() else options.out / options.resume
     with told(None) as outcome:
@@ -159,16 +177,28 @@ def resume(options: argparse.Namespace) -> int:
         if records.glance(kept.path).state == "finished":
             say(f"{kept.path} is finished: there is nothing to go on with; `gradflow show {kept.path}` shows it")
             return FINE
-        with kept.folder:
-            program = _program(kept, options)
-            if program is None:
-                return ERRORS
-            outcome.program = program
-            one, notes = continued(kept, program, options.checkpoint_every)
-            for note in notes:
-                say(note)
-            outcome.code = carried_out(one, kept.folder, options, options.log or list(kept.command.get("log", [])))
+        program = _program(kept, options)
+        if program is None:
+            return ERRORS
+        if options.nproc is not None:
+            return launched(options, program)
+        outcome.program = program
+        with joined(program, kept.options) as ranks:
+            outcome.code = went_on(kept, program, options, ranks)
     return outcome.code
+
+
+def went_on(kept: Kept, program: Program, options: argparse.Namespace, ranks: Ranks) -> int:
+    from gradflow.cli.running import carried_out, followed
+    from gradflow.runtime.resume import continued
+
+    if ranks.rank:
+        return followed(continued(kept, program, options.checkpoint_every, ranks=ranks)[0])
+    with kept.folder:
+        one, notes = continued(kept, program, options.checkpoint_every, ranks=ranks)
+        for note in notes:
+            say(note)
+        return carried_out(one, kept.folder, options, options.log or list(kept.command.get("log", [])))
 
 
 def _program(kept: Kept, options: argparse.Namespace) -> Program | None:

@@ -37,7 +37,8 @@ def told(program: Program | None) -> Iterator[Outcome]:
     try:
         yield outcome
     except RunFailed as error:
-        say(failure(error, outcome.program))
+        if not error.quiet:
+            say(failure(error, outcome.program))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -73,6 +74,21 @@ def carried_out(run: Run, folder: RunFolder, options: argparse.Namespace, logger
         return FINE
     say(f"to go on: gradflow run --resume {folder.path}")
     return interrupts.code
+
+
+def followed(run: Run) -> int:
+    """Runs the part of a rank that shows nothing and keeps no folder. Raises RunFailed."""
+    from gradflow.runtime.events import RunStopped
+    from gradflow.runtime.interrupts import stopping_on_interrupt
+
+    with stopping_on_interrupt(run) as interrupts:
+        last = None
+        try:
+            for last in run.events():
+                pass
+        except KeyboardInterrupt:
+            return interrupts.code
+    return interrupts.code if isinstance(last, RunStopped) else FINE
 
 
 def artifact_of(program: Program) -> bytes | None:

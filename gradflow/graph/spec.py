@@ -18,6 +18,7 @@ axis of all coordinates of a model):
     scatter_add(x, i)            axis: the transpose of gather; the result has the type's axes
     one_hot(i)                   axis: 1.0 where the index is, along a new last axis
     range([x])                   axis: 0, 1, ..; its size is the type's, or that of x along the same axis
+    table()                      values: the entries of the type's one axis, whole numbers
     slice(x)                     axis, start, stop
     stack(x..)                   axis: new first axis
     concat(x..)                  axis: the first axis of all; other axes are the same in all
@@ -32,6 +33,7 @@ axis of all coordinates of a model):
     draw(seed, tick, arg..)      dist (uniform | normal | uniform_int | bernoulli | categorical | subset), place, options: random numbers of the type,
                                  keyed by seed, tick and place, counted along the type's axes in row-major order
     linalg(x..)                  name, options: singular_vectors, svd, eigenvalues, ... (`backends/reference/linalg.py` is the list)
+    transfer(x, [i])             form (sum | max | min | gather | fetch), axis: what crosses between the ranks of a placed region
     model(params, arg..)         model, method, fields (names of the arguments), output, options: one output of a model's method
     model_vjp(params, arg.., cotangent..)   the same, and outputs (those that have a cotangent), wrt ("params" or a field): its transpose
 
@@ -44,13 +46,13 @@ from gradflow.graph.graph import Node, Region
 from gradflow.graph.operations import ELEMENTWISE, REDUCTIONS
 
 ARITY: dict[str, tuple[int, int | None]] = {
-    "const": (0, 0), "source": (0, 0), "element": (0, 0), "hole": (0, 0),
+    "const": (0, 0), "table": (0, 0), "source": (0, 0), "element": (0, 0), "hole": (0, 0),
     "where": (3, 3), "choose": (3, 3), "expand": (1, 1), "axis_size": (1, 1), "argmax": (1, 1), "argmin": (1, 1), "cumsum": (1, 1),
     "segment_sum": (2, 2), "segment_max": (2, 2), "segment_min": (2, 2), "rename": (1, 1), "dot": (2, 2), "gather": (2, 2),
     "scatter_add": (2, 2), "one_hot": (1, 1), "range": (0, 1), "slice": (1, 1), "stack": (1, None), "concat": (1, None),
     "sort": (1, 1), "rank": (1, 1),
     "top": (1, 1), "leaf": (1, 1), "pack": (1, None), "scan": (1, None), "item": (1, 1), "draw": (2, None), "linalg": (1, None),
-    "model": (1, None), "model_vjp": (2, None),
+    "model": (1, None), "model_vjp": (2, None), "transfer": (1, 2),
 }  # fmt: skip
 for _name, (_rule, _fold) in ELEMENTWISE.items():
     ARITY[_name] = (_fold.__code__.co_argcount,) * 2 if hasattr(_fold, "__code__") else (1, 2)

@@ -26,12 +26,13 @@ Path = tuple[str, ...]
 
 
 class Batches:
-    """The data of a program. `at` moves to an update; `read` gives the value of a source."""
+    """The data of a program. `at` moves to an update; `read` gives the value of a source. `own`: the nodes whose rows are wanted; None: all."""
 
-    def __init__(self, program: Program, device: torch.device, real: torch.dtype):
+    def __init__(self, program: Program, device: torch.device, real: torch.dtype, own: tuple[int, ...] | None = None):
         self.plans = program.data
         self.device = device
         self.real = real
+        self.nodes = own
         self.seed = 0
         self.visit = 0
         self._loaded: dict[str, Mapping[str, Mapping[str, Any]]] = {}
@@ -58,7 +59,7 @@ class Batches:
         plan = self.plans[name]
         if mode == "node" and plan.spec.batch is None:
             if path not in self._fixed:
-                self._fixed[path] = self.whole(name, split, field)[torch.as_tensor(self.owned(plan), device=self.device)]
+                self._fixed[path] = self.whole(name, split, field)[torch.as_tensor(self.owned(plan)[self.present(plan)], device=self.device)]
             return self._fixed[path]
         if path not in self._drawn:
             self._drawn[path] = self.whole(name, split, field)[self.rows(plan, mode, int(fresh[0]) if fresh else 0)]
@@ -94,7 +95,7 @@ class Batches:
     def _draw(self, plan: DataPlan, mode: str, fresh: int) -> numpy.ndarray:
         if mode == "node":
             owned = self.owned(plan)
-            return numpy.stack([rows[self._stretch(plan, len(rows), fresh, node)] for node, rows in enumerate(owned)])
+            return numpy.stack([owned[node][self._stretch(plan, owned.shape[1], fresh, node)] for node in self.present(plan)])
         return self._stretch(plan, self.count(plan), fresh)
 
     def _stretch(self, plan: DataPlan, rows: int, fresh: int, node: int | None = None) -> numpy.ndarray:
@@ -121,6 +122,10 @@ class Batches:
             except ValueError as error:
                 raise RunFailed(f"`{plan.name}` cannot be divided among {plan.nodes} nodes: {error}", plan.span) from error
         return self._owned[plan.name]
+
+    def present(self, plan: DataPlan) -> list[int]:
+        """The nodes whose rows are wanted."""
+        return list(self.nodes) if self.nodes is not None else list(range(plan.nodes or 0))
 
     def count(self, plan: DataPlan) -> int:
         """Rows of the training split."""

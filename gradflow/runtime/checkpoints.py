@@ -61,7 +61,7 @@ class Checkpoint:
 
 def write_checkpoint(run: Path, tick: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP) -> Path:
     """Writes `run`/checkpoints/TICK and returns it; one that is there already is replaced, older and later ones go. Raises OSError."""
-    folder = run / FOLDER / f"{tick:08d}"
+    folder = place_of(run, tick)
     temporary = folder.with_suffix(".tmp")
     discard(temporary)
     try:
@@ -77,6 +77,10 @@ def write_checkpoint(run: Path, tick: int, tensors: Mapping[str, Tensor], state:
     flush(run)
     _prune(folder, keep)
     return folder
+
+
+def place_of(run: Path, tick: int) -> Path:
+    return run / FOLDER / f"{tick:08d}"
 
 
 def packed(tick: int, state: Mapping[str, Any]) -> bytes:

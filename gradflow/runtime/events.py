@@ -117,6 +117,7 @@ class RunFailed(Exception):
         self.message = message
         self.span = span
         self.stage = stage
+        self.quiet = False  # another process says it
 
 
 @dataclass

@@ -28,7 +28,7 @@ from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Progr
 from gradflow.plan.rewriting import optimized
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
-from gradflow.runtime.checkpoints import Checkpoint, write_checkpoint
+from gradflow.runtime.checkpoints import Checkpoint, place_of, write_checkpoint
 from gradflow.runtime.clocks import Clocks
 from gradflow.runtime.devices import deterministic, dropout_of, pick_device, seeded
 from gradflow.runtime.events import (
@@ -49,6 +49,7 @@ from gradflow.runtime.files import flush, trouble
 from gradflow.runtime.finite import FiniteWatch
 from gradflow.runtime.options import PLAIN, Options
 from gradflow.runtime.phases import PhasePlan, plan_phase, regions_of
+from gradflow.runtime.ranks import Ranks
 from gradflow.runtime.regions import Lowered, Regions, sources_of
 from gradflow.runtime.snapshots import put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
@@ -68,7 +69,7 @@ class Run:
     """One run. `inputs`: values of the pipeline's inputs, or functions of the tick; `folder`: where checkpoints go (none are written without).
 
     Checkpoints are written where the spec asks for one, when the run is stopped, at its end, and after the unit during which `save_every` seconds
-    have gone by since the last one. `resume`: one to go on from, bit for bit.
+    have gone by since the last one. `resume`: one to go on from, bit for bit. `ranks`: the other processes of the run.
     """
 
     def __init__(
@@ -79,8 +80,11 @@ class Run:
         folder: Path | None = None,
         save_every: float | None = None,
         resume: Checkpoint | None = None,
+        ranks: Ranks | None = None,
     ):
-        self.program = optimized(program) if options.optimize and options.backend != "reference" else program
+        self.ranks = ranks or Ranks()
+        program = optimized(program) if options.optimize and options.backend != "reference" else program
+        self.program = program = self.ranks.place(program, options.deterministic)
         self.options, self.folder = options, folder
         self.inputs = dict(inputs or {})
         self.device = pick_device(options.device)
@@ -90,7 +94,7 @@ class Run:
         self.seed = options.seed if options.seed is not None else settings.get("seed", 0)
         real = PRECISIONS[self.precision]
         self.store = Store(self.device, real)
-        self.batches = Batches(self.program, self.device, real)
+        self.batches = Batches(self.program, self.device, real, self.ranks.own)
         self.world = World(self.program, self.store, self.batches)
         self.regions = Regions(options.backend, self.store.runners, self.device, real, options.compile, options.optimize)
         self.clocks = Clocks()
@@ -98,7 +102,7 @@ class Run:
         self.learnt = Learnt()
         self.held: dict[tuple[str, ...], Tensor] = {}
         self.taken: dict[str, dict[str, Tensor]] = {}
-        self.stopping = False
+        self.stopping = self._halted = False  # this process was asked to stop; all processes do
         self.save_every, self.resume = save_every, resume
         self.phase, self.closed = 0, False  # the phase at hand, and whether its last report was made
         self.told = 0  # events so far, without the head of a run that goes on
@@ -111,6 +115,11 @@ class Run:
     def stop(self) -> None:
         """Asks the run to end after the unit at hand; safe to call from a signal handler."""
         self.stopping = True
+
+    @property
+    def halted(self) -> bool:
+        """Whether the run is to end here: alone at once, with others once all of them know."""
+        return self._halted or (self.stopping and self.ranks.count == 1)
 
     def parameters(self, model: str) -> dict[str, Tensor]:
         """A model's present tensors by leaf name; views that go on changing while the run does."""
@@ -138,7 +147,7 @@ class Run:
                 self._saved_at = time.perf_counter()
                 for plan in plans[self.phase :]:
                     yield from self._phase(plan, plans)
-                    if self.stopping and (plan is not plans[-1] or self.clocks.t < plan.count):
+                    if self.halted and (plan is not plans[-1] or self.clocks.t < plan.count):
                         yield from self._checkpoint(plans)
                         yield RunStopped(self.clocks.tick, True, self._elapsed())
                         return
@@ -203,12 +212,14 @@ class Run:
             for every in plan.periodic:
                 yield from self._report(plan, every.periodic, first=True)
         while self.clocks.t < plan.count:
-            if self.stopping:
+            if self.halted:
                 return
             self.clocks.t += 1
             yield from self._unit(plan)
             asked = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
-            if asked or (self.save_every is not None and time.perf_counter() - self._saved_at >= self.save_every):
+            overdue = self.save_every is not None and time.perf_counter() - self._saved_at >= self.save_every
+            self._halted, due = self.ranks.agree(self.stopping, asked or overdue)
+            if due:
                 yield from self._checkpoint(plans)
         if plan.phase.final is not None and not self.closed:
             yield from self._report(plan, plan.phase.final)
@@ -320,12 +331,13 @@ class Run:
             if kind == "clock":
                 return self.clocks.read(path, updating)
             if kind == "data":
-                return self.batches.read(path)
+                return self.ranks.fitted(self.batches.read(path), source.type)
             if kind == "input":
                 return self._input(path[0], source)
             if kind == "world":
                 return self.world.records[path[0]][path[1]]
             value = self.held[path] if kind == "held" else self.taken[flow][path[0]]
+            value = self.ranks.fitted(value, source.type)
             if cut is not None and source.type.has("sample"):
                 return value.index_select(source.type.names.index("sample"), cut)
             return value
@@ -335,7 +347,7 @@ class Run:
     def _input(self, name: str, source: Node) -> Tensor:
         value = self.inputs[name]
         value = value(self.clocks.tick) if callable(value) else value
-        return torch.as_tensor(value, dtype=dtype_of(source.type.base, self.store.real), device=self.device)
+        return self.ranks.fitted(torch.as_tensor(value, dtype=dtype_of(source.type.base, self.store.real), device=self.device), source.type)
 
     # ---- reports and checkpoints
 
@@ -382,12 +394,14 @@ class Run:
         if self.folder is None or not plans or self._saved == self._place(plans):
             return
         try:
-            metrics = self.folder / METRICS
-            if metrics.exists():
-                flush(metrics)
-            path = write_checkpoint(self.folder, self.clocks.tick, tensors_of(self), state_of(self, plans, self._elapsed()))
+            tensors = tensors_of(self)
+            if self.ranks.rank == 0:
+                metrics = self.folder / METRICS
+                if metrics.exists():
+                    flush(metrics)
+                write_checkpoint(self.folder, self.clocks.tick, tensors, state_of(self, plans, self._elapsed()))
         except OSError as error:
             after = f"the one before it holds; then go on with `gradflow run --resume {self.folder}`"
             raise RunFailed(f"no checkpoint after {self.clocks.tick} units: {trouble(error)}; {after}") from error
         self._saved, self._saved_at = self._place(plans), time.perf_counter()
-        yield CheckpointWritten(self.clocks.tick, str(path))
+        yield CheckpointWritten(self.clocks.tick, str(place_of(self.folder, self.clocks.tick)))

@@ -19,6 +19,7 @@ from gradflow.runtime.run_folder import RunFolder, versions
 if TYPE_CHECKING:
     from gradflow.plan.program import Program
     from gradflow.runtime.executor import Run
+    from gradflow.runtime.ranks import Ranks
 
 
 MOST_CHANGES = 3  # that a refusal names
@@ -115,7 +116,9 @@ def refuse_options(kept: Kept, asked: Mapping[str, Any]) -> None:
             raise RunFailed(f"a run goes on only as it began: `{name}` is {value} and was {said}; leave it out, or start a new run")
 
 
-def continued(kept: Kept, program: Program, save_every: float | None, inputs: Mapping[str, Any] | None = None) -> tuple[Run, list[str]]:
+def continued(
+    kept: Kept, program: Program, save_every: float | None, inputs: Mapping[str, Any] | None = None, ranks: Ranks | None = None
+) -> tuple[Run, list[str]]:
     """(the run, put on from its newest whole checkpoint when its events are asked for; what a person should know). Raises RunFailed."""
     from gradflow.runtime.checkpoints import newest_checkpoint
     from gradflow.runtime.executor import Run
@@ -128,7 +131,7 @@ def continued(kept: Kept, program: Program, save_every: float | None, inputs: Ma
         raise RunFailed(f"no checkpoint of {kept.path} can be used, so the run cannot go on: {'; '.join(notes)}; start a new run")
     else:
         notes = [f"{kept.path} has no checkpoint yet: the run starts again from its beginning"]
-    return Run(program, kept.options, inputs, kept.path, save_every, checkpoint), [*_differing(kept), *notes]
+    return Run(program, kept.options, inputs, kept.path, save_every, checkpoint, ranks), [*_differing(kept), *notes]
 
 
 def _differing(kept: Kept) -> list[str]:

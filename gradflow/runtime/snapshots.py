@@ -49,7 +49,7 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     found["random/cpu"] = torch.get_rng_state()
     if run.device.type == "cuda":
         found["random/cuda"] = torch.cuda.get_rng_state(run.device)
-    return found
+    return {name: run.ranks.whole(name, value) for name, value in found.items()}
 
 
 def state_of(run: Run, plans: list[PhasePlan], seconds: float) -> dict[str, Any]:
@@ -120,6 +120,7 @@ def _tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
     if missing:
         raise RunFailed(f"the checkpoint does not belong to this run: it has no `{missing[0]}`")
     for name, value in tensors.items():
+        value = run.ranks.local(name, value)
         kind, _, rest = name.partition("/")
         if name in buffers:
             _overwrite(name, buffers[name], value)

@@ -1,0 +1,217 @@
+"""Transfers between the ranks of one run, on torch.distributed.
+
+    sum, max, min    of every rank's own part, the same result on all of them
+    gather           every rank's entries of the split axis, in the order of their numbers
+    fetch            the entry of a number that all ranks know, from the rank that holds it
+
+What is sent is counted as it is handed to torch.distributed: calls, and bytes that leave this rank. A rank that is gone turns the failure of
+a transfer into `RankLost`, which names it. The ranks know one another through torch's own store, where each leaves its host and process.
+
+Axes: the split one (dimension `dim`), its entries of this rank on the way in; others as they come.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradflow.graph.graph import Node
+from gradflow.language.source import NOWHERE, Span
+from gradflow.placement.partition import Placement
+
+REDUCED = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+NARROW = {torch.bool: torch.uint8}
+SETTLED = 2.0  # seconds after which a process that broke its connection is known to be gone or not
+
+
+class RankLost(RuntimeError):
+    """A transfer that cannot be finished. `lost`: the ranks that are known to be gone; `reason` is a sentence."""
+
+    def __init__(self, reason: str, lost: tuple[int, ...] = ()):
+        super().__init__(reason)
+        self.reason = reason
+        self.lost = lost
+        self.span = NOWHERE
+
+
+@dataclass
+class Traffic:
+    """What this rank has sent: calls of torch.distributed, and bytes."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
+class Communicator:
+    """The ranks of this process group. `placement` says whose entries are whose; `device`: where tensors must be to be sent."""
+
+    def __init__(self, placement: Placement, device: torch.device, store: dist.Store):
+        self.placement = placement
+        self.device = device
+        self.store = store
+        self.traffic = Traffic()
+        self.rank, self.ranks = placement.rank, placement.ranks
+        order = [node for part in placement.parts for node in part]
+        self._back = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
+        self._counts = [len(part) for part in placement.parts]
+        store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
+
+    # ---- the three forms
+
+    def reduce(self, form: str, value: Tensor) -> Tensor:
+        narrow = NARROW.get(value.dtype)
+        own = value.to(narrow) if narrow is not None else value.clone(memory_format=torch.contiguous_format)
+        self._sent(2 * own.numel() * own.element_size() * (self.ranks - 1) // self.ranks)
+        with self.waiting():
+            dist.all_reduce(own, REDUCED[form])
+        return own.to(value.dtype)
+
+    def gather(self, value: Tensor, dim: int) -> Tensor:
+        """[.., own, ..] to [.., all, ..]. Parts of unequal length are padded on the way."""
+        narrow = NARROW.get(value.dtype)
+        rows = (value.to(narrow) if narrow is not None else value).movedim(dim, 0)
+        most = max(self._counts)
+        own = rows.new_zeros((most, *rows.shape[1:]))
+        own[: rows.shape[0]] = rows
+        pieces = [torch.empty_like(own) for _ in range(self.ranks)]
+        self._sent(rows.numel() * rows.element_size() * (self.ranks - 1))
+        with self.waiting():
+            dist.all_gather(pieces, own)
+        whole = torch.cat([piece[:count] for piece, count in zip(pieces, self._counts, strict=True)])
+        if self._back is not None:
+            whole = whole[self._back]
+        return whole.to(value.dtype).movedim(0, dim)
+
+    def fetch(self, value: Tensor, index: Any, dim: int) -> Tensor:
+        number = int(index)
+        size = self.placement.size
+        if not -size <= number < size:
+            raise IndexError(f"there is no entry {number} among {size}")
+        number %= size
+        owner = self.placement.owner[number]
+        if owner == self.rank:
+            found = value.select(dim, self.placement.own.index(number)).clone(memory_format=torch.contiguous_format)
+        else:
+            shape = list(value.shape)
+            del shape[dim]
+            found = value.new_empty(shape)
+        narrow = NARROW.get(found.dtype)
+        sent = found.to(narrow) if narrow is not None else found
+        self._sent(sent.numel() * sent.element_size() * (self.ranks - 1) if owner == self.rank else 0)
+        with self.waiting():
+            dist.broadcast(sent, owner)
+        return sent.to(value.dtype)
+
+    # ---- decisions
+
+    def agree(self, *asked: bool) -> tuple[bool, ...]:
+        """What any rank asks for is done by all of them, after the same unit."""
+        flags = torch.tensor(asked, dtype=torch.uint8, device=self.device)
+        with self.waiting():
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in flags.tolist())
+
+    def wait(self) -> None:
+        with self.waiting():
+            dist.barrier()
+
+    # ---- what goes wrong
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            lost = self.gone()
+            named = ", ".join(f"rank {rank} (process {process} on {host})" for rank, host, process in lost)
+            cause = " ".join(str(error).split()).partition(" . ")[0]
+            reason = f"{named} is gone" if lost else f"another rank does not answer ({cause})"
+            raise RankLost(f"{reason}; rank {self.rank} was waiting for it", tuple(rank for rank, _, _ in lost)) from error
+
+    def gone(self) -> list[tuple[int, str, int]]:
+        """The ranks of this host whose process has ended: rank, host, process. A connection breaks a little before a process is gone."""
+        deadline = time.monotonic() + SETTLED
+        while True:
+            lost = [(rank, host, process) for rank, host, process in self._others() if host == socket.gethostname() and not alive(process)]
+            if lost or time.monotonic() > deadline:
+                return lost
+            time.sleep(0.05)
+
+    def _others(self) -> Iterator[tuple[int, str, int]]:
+        for rank in range(self.ranks):
+            if rank == self.rank:
+                continue
+            try:
+                host, process = self.store.get(f"process/{rank}").decode().rsplit(" ", 1)
+            except (RuntimeError, ValueError):
+                continue  # the store went with the process that kept it
+            yield rank, host, int(process)
+
+    def _sent(self, size: int) -> None:
+        self.traffic.messages += 1
+        self.traffic.bytes += size
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this host is there and not only a zombie that nobody has waited for."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        pass
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not os.path.isdir("/proc/self")
+
+
+# ---- what lowered regions call
+
+_current: ContextVar[Communicator | None] = ContextVar("communicator", default=None)
+
+
+def use(communicator: Communicator | None) -> None:
+    """The communicator of this thread of control, from now on."""
+    _current.set(communicator)
+
+
+def connected() -> Communicator:
+    """Raises RuntimeError where this process is no rank of a run."""
+    found = _current.get()
+    if found is None:
+        raise RuntimeError("a placed region needs the other ranks: run it under torchrun, or with `gradflow run --nproc`")
+    return found
+
+
+def transfer(form: str, dim: int, span: Span, value: Tensor, index: Any = None) -> Tensor:
+    """A `transfer` on tensors. `dim`: the split axis of the value; `index`: the number that is fetched; `span`: what asks for it."""
+    communicator = connected()
+    try:
+        if form == "gather":
+            return communicator.gather(value, dim)
+        return communicator.fetch(value, index, dim) if form == "fetch" else communicator.reduce(form, value)
+    except RankLost as error:
+        error.span = span
+        raise
+
+
+def array_transfer(node: Node, value: Any, index: Any = None) -> Any:
+    """The same on numpy arrays, for the reference backend."""
+    import numpy
+
+    names = node.inputs[0].type.names
+    dim = names.index(node["axis"]) if node["axis"] in names else 0
+    return transfer(node["form"], dim, node.span, torch.from_numpy(numpy.ascontiguousarray(value)).reshape(value.shape), index).numpy()

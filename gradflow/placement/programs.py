@@ -1,0 +1,78 @@
+"""A program for one of several processes: the axis that it is spread over, the placement of its entries, and every region, state and model
+made over for what the rank holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gradflow.graph.graph import Graph
+from gradflow.graph.operations import Operations
+from gradflow.graph.types import Axis
+from gradflow.placement.partition import Placement, partition
+from gradflow.placement.spread import Spreader
+from gradflow.plan.program import Program, Update
+from gradflow.plan.rewriting import all_nodes, rewritten
+
+
+class Unplaced(Exception):
+    """A program that cannot be spread over processes; `str(error)` says why and what would help."""
+
+
+def placement_of(program: Program, ranks: int, rank: int = 0) -> Placement:
+    """Where the nodes of a program are. Raises Unplaced."""
+    sizes = {update.topology.nodes for update in _updates(program) if update.topology is not None}
+    if not sizes:
+        raise Unplaced(
+            f"`{program.name}` has no nodes to place on {ranks} processes, so each of them would do all of it; "
+            "let a flow run over a topology (`flow net over ring(16): ..`), or run it without --nproc"
+        )
+    if len(sizes) > 1 or None in sizes:
+        said = ", ".join(sorted(map(str, sizes)))
+        raise Unplaced(f"the topologies of `{program.name}` have {said} nodes; only one number of nodes, known before the run, can be placed")
+    (nodes,) = sizes
+    links = sorted({pair for update in _updates(program) if update.topology is not None for pair in _links(update)})
+    try:
+        return Placement(partition(nodes, links, ranks), rank)
+    except ValueError as error:
+        raise Unplaced(f"`{program.name}`: {error}; use --nproc {nodes} at most") from None
+
+
+def _updates(program: Program) -> Iterator[Update]:
+    return (action for phase in program.phases for action in phase.actions if isinstance(action, Update))
+
+
+def _links(update: Update) -> list[tuple[int, int]]:
+    """The links of a topology that does not change, i before j; none where it is not known before the run."""
+    from gradflow.passes.constants import compute, is_closed
+
+    adjacency = update.topology.adjacency
+    if not is_closed(adjacency):
+        return []
+    (heard,) = compute(adjacency)
+    return [(int(i), int(j)) for i, j in zip(*heard.nonzero(), strict=True) if i < j or (i > j and not heard[j, i])]
+
+
+def placed(program: Program, placement: Placement, exact: bool = False) -> Program:
+    """The program of the placement's rank: what it computes, and what it keeps."""
+    ops = Operations(Graph(count=max((node.id for node in all_nodes(program)), default=0)))
+    spreader = Spreader(ops, placement, exact)
+    program = rewritten(program, spreader.region)
+
+    def action(one: object) -> object:
+        if not isinstance(one, Update):
+            return one
+        states = tuple(replace(state, type=spreader.type(state.type)) for state in one.states)
+        return replace(one, states=states)
+
+    own = len(placement.own)
+    models = {
+        name: replace(plan, lifted=tuple(Axis(a.name, own) if a.name == placement.axis else a for a in plan.lifted))
+        for name, plan in program.models.items()
+    }
+    phases = tuple(replace(phase, actions=tuple(map(action, phase.actions))) for phase in program.phases)
+    return replace(program, models=models, phases=phases)
+
+
+__all__ = ["Unplaced", "placed", "placement_of"]

@@ -1,0 +1,239 @@
+"""One program, many processes: a region made over for the rank that holds some entries of an axis (the nodes of a topology, the samples of a batch).
+
+Every value with that axis is *split* (a rank has the entries it holds) or *whole* (every rank has all of them and the same); a value without it
+is whole. Arithmetic on split values stays where it is. What crosses the network becomes a `transfer`: a sum over the axis ends in a
+reduction over the ranks, a value read under another axis (`node` as `from`) is gathered, an entry chosen by an index is fetched from the rank
+that holds it. All else that looks along the axis (sorting, scans, matrices over it) is done whole on every rank. So a plan needs no second
+definition of its methods, and one rank is the simulator.
+
+Every rank walks the same graph in the same order and takes the same branches, so that their transfers meet. With `exact`, sums are made of
+gathered operands in the order of one process: more bytes, the same bits.
+
+Axes: node (or another that is split), with the entries of the rank; from, to: the same entries under another name, always whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gradflow.graph.graph import Node, Region, ordered
+from gradflow.graph.operations import ELEMENTWISE, REDUCTIONS, Operations
+from gradflow.graph.types import Axis, Type
+from gradflow.placement.partition import Placement
+
+SUMMED = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
+KEPT = ("param/", "state/", "held/", "rollout/", "start")  # results that stay where they are made
+
+
+@dataclass(frozen=True)
+class Part:
+    """A value on this rank. `split`: it has only the entries that the rank holds."""
+
+    node: Node
+    split: bool = False
+
+
+class Spreader:
+    """Makes regions over for one rank."""
+
+    def __init__(self, ops: Operations, placement: Placement, exact: bool = False):
+        self.ops = ops
+        self.placement = placement
+        self.axis = Axis(placement.axis, len(placement.own))
+        self.exact = exact
+        self.known: dict[int, Part] = {}
+        self.gathered: dict[int, Node] = {}
+        self.localized: dict[int, Node] = {}
+
+    def region(self, region: Region, bound: tuple[Node, ...] = ()) -> Region:
+        """The region for this rank. Parameters and states are split where they have the axis, what is shown is whole."""
+        results = []
+        for name, node in region.results:
+            part = self.part(node)
+            results.append((name, self.local(part).node if name.startswith(KEPT) else self.whole(part)))
+        return Region(tuple(results), bound or region.parameters, region.name)
+
+    def part(self, root: Node) -> Part:
+        for node in ordered([root]):
+            if node.id not in self.known:
+                self.ops.span = node.span
+                self.known[node.id] = self.visit(node, [self.known[below.id] for below in node.inputs])
+        return self.known[root.id]
+
+    # ---- from one form to the other
+
+    def has(self, node: Node) -> bool:
+        return node.type.has(self.axis.name)
+
+    def whole(self, part: Part) -> Node:
+        if not part.split:
+            return part.node
+        if part.node.id not in self.gathered:
+            type_ = self.type(part.node.type, self.placement.size)
+            self.gathered[part.node.id] = self.ops.make("transfer", (part.node,), type_, form="gather", axis=self.axis.name)
+        return self.gathered[part.node.id]
+
+    def local(self, part: Part) -> Part:
+        """Split, if the value has the axis at all."""
+        if part.split or not self.has(part.node):
+            return part
+        if part.node.id not in self.localized:
+            self.localized[part.node.id] = self.ops.gather(part.node, self.places(), self.axis.name)
+        return Part(self.localized[part.node.id], True)
+
+    def places(self) -> Node:
+        """The numbers of the entries that this rank holds."""
+        return self.ops.make("table", (), Type("int", (self.axis,)), values=self.placement.own)
+
+    def type(self, type_: Type, size: int | None = None) -> Type:
+        size = self.axis.size if size is None else size
+        return replace(type_, axes=tuple(Axis(a.name, size) if a.name == self.axis.name else a for a in type_.axes))
+
+    def collected(self, form: str, node: Node) -> Part:
+        """A result of every rank's own entries, put together over the ranks."""
+        return Part(self.ops.make("transfer", (node,), node.type, form=form, axis=self.axis.name))
+
+    # ---- one node
+
+    def visit(self, node: Node, inputs: list[Part]) -> Part:
+        special = SPECIAL.get(node.op)
+        if special is not None:
+            found = special(self, node, inputs)
+            if found is not None:
+                return found
+        elif node.op in REDUCTIONS and self.axis.name in node["over"]:
+            return self.reduction(node, inputs)
+        if self.axis.name in along(node):
+            return self.together(node, inputs)
+        return self.apart(node, inputs)
+
+    def together(self, node: Node, inputs: list[Part]) -> Part:
+        """On whole values, the same on every rank."""
+        return Part(self.again(node, [self.whole(part) for part in inputs], node.type))
+
+    def apart(self, node: Node, inputs: list[Part]) -> Part:
+        """On this rank's entries, where any operand has only these."""
+        fresh = self.has(node) and not any(self.has(below) for below in node.inputs) and node.op in ("expand", "source")
+        if not fresh and not any(part.split for part in inputs):
+            return Part(self.again(node, [part.node for part in inputs], node.type))
+        made = self.again(node, [self.local(part).node for part in inputs], self.type(node.type))
+        if self.has(made):
+            return Part(made, True)
+        return self.collected("sum", made)  # a transpose (of a model, of a choice of entries) has summed over the axis
+
+    def again(self, node: Node, inputs: list[Node], type_: Type) -> Node:
+        if type_ == node.type and all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
+            return node
+        return self.ops.make(node.op, inputs, type_, node.body, **dict(node.attrs))
+
+    # ---- operations that look along the axis
+
+    def reduction(self, node: Node, inputs: list[Part]) -> Part:
+        (part,) = inputs
+        form = SUMMED.get(node.op)
+        if not part.split or form is None or (self.exact and node.op == "sum"):
+            return self.together(node, inputs)
+        return self.collected(form, self.again(node, [part.node], node.type))
+
+    def source(self, node: Node, inputs: list[Part]) -> Part:
+        if not self.has(node) or node["kind"] == "world":
+            return Part(node)
+        return Part(self.ops.source(self.type(node.type), node["kind"], *node["path"]), True)
+
+    def range(self, node: Node, inputs: list[Part]) -> Part | None:
+        if node["axis"] != self.axis.name:
+            return None
+        places = self.places()
+        if node.type.target is not None:
+            places = self.ops.make("rename", (places,), Type("int", (self.axis,), node.type.target))
+        return Part(places, True)
+
+    def size(self, node: Node, inputs: list[Part]) -> Part | None:
+        return Part(self.ops.constant(self.placement.size)) if node["axis"] == self.axis.name else None
+
+    def one_hot(self, node: Node, inputs: list[Part]) -> Part | None:
+        if node["axis"] != self.axis.name:
+            return None
+        equal = self.ops.elementwise("eq", inputs[0].node, self.places())
+        return Part(self.ops.expand(self.ops.where(equal, 1.0, 0.0), self.type(node.type).axes), True)
+
+    def dot(self, node: Node, inputs: list[Part]) -> Part | None:
+        if self.axis.name not in node["over"]:
+            return None
+        if self.exact or not any(part.split for part in inputs):
+            return self.together(node, inputs)
+        return self.collected("sum", self.again(node, [self.local(part).node for part in inputs], node.type))
+
+    def choice(self, node: Node, inputs: list[Part]) -> Part | None:
+        """x[node: i]: one entry comes from the rank that holds it; many are looked up in the whole."""
+        if node["axis"] != self.axis.name:
+            return None
+        value, index = inputs
+        if not value.split or index.node.type.axes:
+            if index.split or not self.has(node):
+                made = self.ops.make("gather", (self.whole(value), index.node), self.type(node.type), axis=node["axis"])
+                return Part(made, self.has(made))
+            return self.together(node, inputs)
+        return Part(self.ops.make("transfer", (value.node, index.node), node.type, form="fetch", axis=self.axis.name))
+
+    def draw(self, node: Node, inputs: list[Part]) -> Part:
+        """Made whole: its numbers are counted along all of its axes."""
+        return self.together(node, inputs)
+
+    def scan(self, node: Node, inputs: list[Part]) -> Part:
+        """A loop: what it carries, reads and captures is split where it has the axis; along the axis itself all is whole."""
+        assert node.body is not None
+        if node["axis"] == self.axis.name:
+            return self.together(node, inputs)
+        given = [self.local(part) for part in inputs]
+        inner = Spreader(self.ops, self.placement, self.exact)
+        parameters = []
+        for old in node.body.parameters:
+            split = self.has(old)
+            fresh = self.ops.graph.fresh("element", self.type(old.type) if split else old.type, old.span)
+            parameters.append(fresh)
+            inner.known[old.id] = Part(fresh, split)
+        results = []
+        for place, (name, root) in enumerate(node.body.results):
+            part = inner.part(root)
+            results.append((name, inner.local(part).node if place < node["carries"] or part.split else part.node))
+        body = Region(tuple(results), tuple(parameters), node.body.name)
+        return Part(self.ops.make("scan", [part.node for part in given], node.type, body, **dict(node.attrs)))
+
+    def item(self, node: Node, inputs: list[Part]) -> Part:
+        """A final carry, or what was stacked."""
+        scan = inputs[0].node
+        assert scan.body is not None
+        index = node["index"]
+        like = scan.body.parameters[index] if index < scan["carries"] else scan.body.roots[index]
+        split = self.has(like) and like.type.axis(self.axis.name).size == self.axis.size and scan["axis"] != self.axis.name
+        made = self.ops.make("item", (scan,), self.type(node.type) if split else node.type, **dict(node.attrs))
+        return Part(made, split and self.has(made))
+
+
+def along(node: Node) -> set[str]:
+    """The axes that an operation looks along, and not only repeats itself over."""
+    if node.op in ELEMENTWISE or node.op in ("where", "choose", "expand", "leaf", "pack", "model", "model_vjp", "const", "element"):
+        return set()
+    if node.op == "rename":
+        before, after = set(node.inputs[0].type.names), set(node.type.names)
+        return before ^ after
+    if node.op == "linalg":
+        matrix = node.type.names if node["name"] == "identity" else node.inputs[0].type.names[-2:]
+        return set(matrix) | ({name for name in node.type.names if name not in node.inputs[0].type.names})
+    if node.op.startswith("segment_"):
+        target = node.inputs[1].type.target
+        return {*node["over"], *((target.name,) if target is not None else ())}
+    over = node.get("over", ())
+    return {*((over,) if isinstance(over, str) else over), *((node["axis"],) if node.get("axis") is not None else ())}
+
+
+SPECIAL: dict[str, Callable[[Spreader, Node, list[Part]], Part | None]] = {
+    "source": Spreader.source, "range": Spreader.range, "axis_size": Spreader.size, "one_hot": Spreader.one_hot, "dot": Spreader.dot,
+    "gather": Spreader.choice, "draw": Spreader.draw, "scan": Spreader.scan, "item": Spreader.item,
+}  # fmt: skip
+
+
+__all__ = ["Part", "Spreader", "along"]

@@ -1,0 +1,143 @@
+"""The processes of one run, seen from one of them. Alone is a case like any other: a placement on one rank, nothing to agree on, nothing to send.
+
+Rank 0 writes the run folder and shows the run. Checkpoints hold whole tensors, so that a run goes on with another number of processes than it
+began with.
+
+Axes: the one that is spread over the ranks (node), whole or with a rank's own entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from gradflow.graph.types import Type
+from gradflow.plan.program import Program, Update
+from gradflow.plan.rewriting import regions
+
+if TYPE_CHECKING:
+    from gradflow.backends.distributed import Communicator, Traffic
+
+KEPT = ("param/", "state/", "held/")
+
+
+@dataclass
+class Ranks:
+    """`dims`: of what is kept and split, the dimension that is, by the names of `snapshots.tensors_of`."""
+
+    communicator: Communicator | None = None
+    dims: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return self.communicator.rank if self.communicator is not None else 0
+
+    @property
+    def count(self) -> int:
+        return self.communicator.ranks if self.communicator is not None else 1
+
+    @property
+    def own(self) -> tuple[int, ...] | None:
+        """The nodes of this rank; None: all."""
+        return self.communicator.placement.own if self.communicator is not None else None
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self.communicator.traffic if self.communicator is not None else None
+
+    def place(self, program: Program, exact: bool) -> Program:
+        """The program of this rank."""
+        if self.communicator is None:
+            return program
+        from gradflow.placement.programs import placed
+
+        result = placed(program, self.communicator.placement, exact)
+        self.dims = _split(result, self.communicator.placement.axis)
+        return result
+
+    # ---- values
+
+    def fitted(self, value: Tensor, type_: Type) -> Tensor:
+        """A value that comes from outside, whole, as a placed region reads it."""
+        if self.communicator is None or not type_.has(self.communicator.placement.axis):
+            return value
+        dim = type_.names.index(self.communicator.placement.axis)
+        return self._local(value, dim) if value.shape[dim] == self.communicator.placement.size else value
+
+    def local(self, name: str, value: Tensor) -> Tensor:
+        """What a checkpoint holds under a name, as this rank keeps it."""
+        return self._local(value, self.dims[name]) if name in self.dims else value
+
+    def whole(self, name: str, value: Tensor) -> Tensor:
+        """What this rank keeps under a name, as a checkpoint holds it. All ranks must ask."""
+        if self.communicator is None or name not in self.dims:
+            return value
+        return self.communicator.gather(value, self.dims[name])
+
+    def _local(self, value: Tensor, dim: int) -> Tensor:
+        import torch
+
+        assert self.communicator is not None
+        own = self.communicator.placement.own
+        if own[-1] - own[0] + 1 == len(own):
+            return value.narrow(dim, own[0], len(own))
+        return value.index_select(dim, torch.tensor(own, device=value.device))
+
+    # ---- the run folder, which rank 0 makes
+
+    def tell_folder(self, path: Path) -> None:
+        if self.communicator is not None:
+            from gradflow.backends.distributed.launch import FOLDER, lasting_store
+
+            self.communicator.store.set(FOLDER, str(path))
+            lasting_store().set(FOLDER, str(path))
+
+    def folder(self) -> Path | None:
+        """Where rank 0 keeps the run. Waits until it says."""
+        if self.communicator is None:
+            return None
+        from gradflow.backends.distributed.launch import FOLDER
+
+        with self.communicator.waiting():
+            return Path(self.communicator.store.get(FOLDER).decode())
+
+    def folder_before(self) -> Path | None:
+        """The folder of the run that these processes were at before they were started again."""
+        if self.communicator is None:
+            return None
+        from gradflow.backends.distributed.launch import FOLDER, lasting_store, restarted
+
+        store = lasting_store() if restarted() else None
+        return Path(store.get(FOLDER).decode()) if store is not None and store.check([FOLDER]) else None
+
+    # ---- decisions
+
+    def agree(self, *asked: bool) -> tuple[bool, ...]:
+        """What any rank asks for is done by all of them."""
+        return asked if self.communicator is None else self.communicator.agree(*asked)
+
+
+def _split(program: Program, axis: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for _, region in regions(program):
+        for name, node in region.results:
+            if name.startswith(KEPT) and node.type.has(axis):
+                found[name] = node.type.names.index(axis)
+    for plan in program.models.values():
+        for dim, lifted in enumerate(plan.lifted):
+            if lifted.name == axis:
+                found[f"param/{plan.name}"] = dim
+    for phase in program.phases:
+        for action in phase.actions:
+            if not isinstance(action, Update):
+                continue
+            for state in action.states:
+                if state.type.has(axis):
+                    found[f"state/{action.flow}/{state.key}"] = state.type.names.index(axis)
+            for name, node in action.rollout.results if action.rollout is not None else ():
+                if node.type.has(axis):
+                    found[f"taken/{action.flow}/{name.split('/')[1]}"] = node.type.names.index(axis)
+    return found
