@@ -16,7 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +132,8 @@ class Communicator:
         try:
             yield
         except RuntimeError as error:
+            with suppress(RuntimeError):
+                self.store.set(f"left/{self.rank}", "")  # this rank will be gone soon, and is not why
             lost = self.gone()
             named = ", ".join(f"rank {rank} (process {process} on {host})" for rank, host, process in lost)
             cause = " ".join(str(error).split()).partition(" . ")[0]
@@ -149,9 +151,9 @@ class Communicator:
 
     def _others(self) -> Iterator[tuple[int, str, int]]:
         for rank in range(self.ranks):
-            if rank == self.rank:
-                continue
             try:
+                if rank == self.rank or self.store.check([f"left/{rank}"]):
+                    continue
                 host, process = self.store.get(f"process/{rank}").decode().rsplit(" ", 1)
             except (RuntimeError, ValueError):
                 continue  # the store went with the process that kept it

@@ -51,6 +51,7 @@ def launch(words: Sequence[str], count: int, restarts: int = 0) -> Lost | None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its reports of failures repeat ours
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # so do gloo's of broken connections
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="gradflow", max_restarts=restarts, rdzv_backend="c10d",
@@ -82,9 +83,10 @@ def joining(device: torch.device) -> Iterator[tuple[int, int, dist.Store]]:
         backend = "nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, _, _ = next(iter(dist.rendezvous("env://", rank, count)))
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=PATIENCE)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the addresses of an earlier one are still in the store
+    dist.init_process_group(backend, store=dist.PrefixStore(f"group/{attempt}", store), rank=rank, world_size=count, timeout=PATIENCE)
     try:
-        yield rank, count, dist.PrefixStore("gradflow", store)
+        yield rank, count, dist.PrefixStore(f"gradflow/{attempt}", store)
     finally:
         dist.destroy_process_group()
 

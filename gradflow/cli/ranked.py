@@ -7,10 +7,8 @@ rank that is gone is named by the others, with the stage and the line that waite
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradflow.cli.terminal import ERRORS, FAILED, FINE, INTERRUPTED, UsageError, say

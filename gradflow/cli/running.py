@@ -82,13 +82,13 @@ def followed(run: Run) -> int:
     from gradflow.runtime.interrupts import stopping_on_interrupt
 
     with stopping_on_interrupt(run) as interrupts:
-        last = None
+        stopped = False
         try:
-            for last in run.events():
-                pass
+            for event in run.events():
+                stopped = isinstance(event, RunStopped)
         except KeyboardInterrupt:
             return interrupts.code
-    return interrupts.code if isinstance(last, RunStopped) else FINE
+    return interrupts.code if stopped else FINE
 
 
 def artifact_of(program: Program) -> bytes | None:

@@ -435,6 +435,7 @@ class StageBody(Body):
         from gradflow.topologies.links import weights_of
 
         weights = weights_of(self.e, topology, node.span)
+        self.e.ops.span = node.span
         moved = self.e.ops.rename(value, {"node": "from"}) if value.type.has("node") else value
         if not moved.type.has("from"):
             return value

@@ -61,7 +61,8 @@ def partition(nodes: int, links: Iterable[tuple[int, int]], ranks: int) -> tuple
         if networkx.is_connected(graph):
             candidates.append(blocks(networkx.spectral_ordering(graph, seed=0), ranks))
         candidates.append(_bisected(graph, ranks))
-    best = min(candidates, key=lambda parts: cut(links, parts))
+    equal = sorted(map(len, candidates[0]))
+    best = min((parts for parts in candidates if sorted(map(len, parts)) == equal), key=lambda parts: cut(links, parts))
     return tuple(sorted((tuple(sorted(part)) for part in best), key=lambda part: part[0]))
 
 
@@ -79,7 +80,6 @@ def _bisected(graph: Any, ranks: int) -> list[list[int]]:
     total, fewer = len(graph), ranks // 2
     order = sorted(graph)
     start = total * fewer // ranks
-    # where the halves are unequal the bisection, which swaps pairs, keeps their sizes
     first, second = kernighan_lin_bisection(graph, (set(order[:start]), set(order[start:])), seed=0) if start else (set(), set(order))
     return [*_bisected(graph.subgraph(first), fewer), *_bisected(graph.subgraph(second), ranks - fewer)]
 

@@ -12,7 +12,7 @@ from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis
 from gradflow.placement.partition import Placement, partition
 from gradflow.placement.spread import Spreader
-from gradflow.plan.program import Program, Update
+from gradflow.plan.program import Action, Program, Update
 from gradflow.plan.rewriting import all_nodes, rewritten
 
 
@@ -60,7 +60,7 @@ def placed(program: Program, placement: Placement, exact: bool = False) -> Progr
     spreader = Spreader(ops, placement, exact)
     program = rewritten(program, spreader.region)
 
-    def action(one: object) -> object:
+    def action(one: Action) -> Action:
         if not isinstance(one, Update):
             return one
         states = tuple(replace(state, type=spreader.type(state.type)) for state in one.states)

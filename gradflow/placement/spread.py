@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.operations import ELEMENTWISE, REDUCTIONS, Operations
@@ -218,8 +217,7 @@ def along(node: Node) -> set[str]:
     if node.op in ELEMENTWISE or node.op in ("where", "choose", "expand", "leaf", "pack", "model", "model_vjp", "const", "element"):
         return set()
     if node.op == "rename":
-        before, after = set(node.inputs[0].type.names), set(node.type.names)
-        return before ^ after
+        return {name for pair in zip(node.inputs[0].type.names, node.type.names, strict=True) if pair[0] != pair[1] for name in pair}
     if node.op == "linalg":
         matrix = node.type.names if node["name"] == "identity" else node.inputs[0].type.names[-2:]
         return set(matrix) | ({name for name in node.type.names if name not in node.inputs[0].type.names})

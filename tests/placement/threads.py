@@ -1,0 +1,127 @@
+"""Ranks as threads of one process: the same placed programs and the same transfers, handed over in memory, so that any number of ranks can be
+tried in a test. What torch.distributed does is tested with real processes, in test_processes.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from gradflow.backends.distributed import Communicator, Traffic, use
+from gradflow.placement.partition import Placement
+from gradflow.placement.programs import placement_of
+from gradflow.plan.program import Program
+from gradflow.runtime.events import Event, Report
+from gradflow.runtime.executor import Options, Run
+from gradflow.runtime.ranks import Ranks
+
+
+class Meeting:
+    """Where the threads hand values over."""
+
+    def __init__(self, count: int):
+        self.barrier = threading.Barrier(count)
+        self.values: list[Any] = [None] * count
+
+    def exchange(self, rank: int, value: Any) -> list[Any]:
+        self.values[rank] = value
+        self.barrier.wait(60)
+        found = list(self.values)
+        self.barrier.wait(60)
+        return found
+
+
+class ThreadCommunicator(Communicator):
+    """A rank that is a thread."""
+
+    def __init__(self, placement: Placement, meeting: Meeting):
+        self.placement, self.meeting = placement, meeting
+        self.rank, self.ranks = placement.rank, placement.ranks
+        self.traffic = Traffic()
+
+    def reduce(self, form: str, value: Tensor) -> Tensor:
+        values = torch.stack([part.clone() for part in self.meeting.exchange(self.rank, value.clone())])
+        if value.dtype == torch.bool:
+            return values.any(0) if form == "max" else values.all(0)
+        return {"sum": lambda: values.sum(0), "max": lambda: values.amax(0), "min": lambda: values.amin(0)}[form]().to(value.dtype)
+
+    def gather(self, value: Tensor, dim: int) -> Tensor:
+        whole = torch.cat(self.meeting.exchange(self.rank, value.clone()), dim)
+        order = [node for part in self.placement.parts for node in part]
+        return whole.index_select(dim, torch.tensor(order).argsort())
+
+    def fetch(self, value: Tensor, index: Any, dim: int) -> Tensor:
+        number = int(index) % self.placement.size
+        owner = self.placement.owner[number]
+        own = value.select(dim, self.placement.own.index(number)).clone() if owner == self.rank else None
+        return self.meeting.exchange(self.rank, own)[owner].clone()
+
+    def agree(self, *asked: bool) -> tuple[bool, ...]:
+        return tuple(any(votes) for votes in zip(*self.meeting.exchange(self.rank, asked), strict=True))
+
+    @contextmanager
+    def waiting(self) -> Any:
+        yield
+
+
+def on_ranks(
+    program: Program, count: int, options: Options, inputs: Mapping[str, Any] | None = None, watch: Callable[[Run], Any] | None = None
+) -> list[tuple[list[Event], Any]]:
+    """Runs a program on so many ranks: of each, its events, and what `watch` sees in the end."""
+    meeting = Meeting(count)
+    parts = placement_of(program, count).parts
+    results: list[Any] = [None] * count
+    errors: list[BaseException] = []
+
+    def body(rank: int) -> None:
+        communicator = ThreadCommunicator(Placement(parts, rank), meeting)
+        use(communicator)
+        try:
+            run = Run(program, options, inputs, ranks=Ranks(communicator))
+            events = list(run.events())
+            results[rank] = events, watch(run) if watch is not None else None
+        except BaseException as error:
+            errors.append(error)
+            meeting.barrier.abort()
+
+    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+    return results
+
+
+def reports_on_ranks(count: int) -> Callable[[Program, Mapping[str, Any], str], dict[str, numpy.ndarray]]:
+    """In place of `embed.run_reports`: what every rank reports must be the same; topologies of fewer nodes take fewer ranks."""
+
+    def reports(program: Program, inputs: Mapping[str, Any], backend: str) -> dict[str, numpy.ndarray]:
+        nodes = placement_of(program, 1).size
+        results = on_ranks(program, min(count, nodes), Options(backend=backend, precision="float64"), inputs)
+        found = [_series(events) for events, _ in results]
+        for other in found[1:]:
+            for name, value in found[0].items():
+                numpy.testing.assert_array_equal(other[name], value, err_msg=f"ranks differ in {name}")
+        return found[0]
+
+    return reports
+
+
+def _series(events: list[Event]) -> dict[str, numpy.ndarray]:
+    series: dict[str, list[Any]] = {}
+    last: dict[str, Any] = {}
+    for event in events:
+        if isinstance(event, Report) and event.final:
+            last |= event.values
+        elif isinstance(event, Report):
+            for name, value in event.values.items():
+                series.setdefault(name, []).append(value)
+    return {name: numpy.asarray(value) for name, value in (series | last).items()}
