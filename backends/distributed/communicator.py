@@ -2,6 +2,7 @@
 
     sum, max, min    of every rank's own part, the same result on all of them
     gather           every rank's entries of the split axis, in the order of their numbers
+    halo             the entries that a rank's own are linked to, from the ranks that hold them, in point-to-point messages
     fetch            the entry of a number that all ranks know, from the rank that holds it
 
 What is sent is counted as it is handed to torch.distributed: calls, and bytes that leave this rank. A rank that is gone turns the failure of
@@ -28,6 +29,7 @@ from torch import Tensor
 from gradflow.graph.graph import Node
 from gradflow.language.source import NOWHERE, Span
 from gradflow.placement.partition import Placement
+from gradflow.placement.spread import Route
 
 REDUCED = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 NARROW = {torch.bool: torch.uint8}
@@ -52,6 +54,33 @@ class Traffic:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A route as one rank walks it: places among its own rows, and where in the result what arrives is put."""
+
+    kept: Tensor
+    kept_at: Tensor
+    leaving: dict[int, Tensor]
+    arriving: dict[int, Tensor]
+
+    @classmethod
+    def of(cls, route: Route, rank: int, device: torch.device) -> Exchange:
+        parts, wanted = route.placement.parts, route.wanted
+        own = {number: place for place, number in enumerate(parts[rank])}
+        at = {number: place for place, number in enumerate(wanted[rank])}
+        kept = [number for number in wanted[rank] if number in own]
+
+        def places(numbers: list[int], of: dict[int, int]) -> Tensor:
+            return torch.tensor([of[number] for number in numbers], dtype=torch.int64, device=device)
+
+        others = [other for other in range(len(parts)) if other != rank]
+        leaving = {other: found for other in others if (found := [number for number in wanted[other] if number in own])}
+        arriving = {other: found for other in others if (found := [number for number in parts[other] if number in at])}
+        return cls(
+            places(kept, own), places(kept, at), {r: places(n, own) for r, n in leaving.items()}, {r: places(n, at) for r, n in arriving.items()}
+        )
+
+
 class Communicator:
     """The ranks of this process group. `placement` says whose entries are whose; `device`: where tensors must be to be sent."""
 
@@ -63,6 +92,7 @@ class Communicator:
         self.rank, self.ranks = placement.rank, placement.ranks
         order = [node for part in placement.parts for node in part]
         self._back = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
+        self._plans: dict[int, tuple[Route, Exchange]] = {}
         self._counts = [len(part) for part in placement.parts]
         store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
 
@@ -111,6 +141,31 @@ class Communicator:
         with self.waiting():
             dist.broadcast(sent, owner)
         return sent.to(value.dtype)
+
+    def halo(self, value: Tensor, route: Route, dim: int) -> Tensor:
+        """The entries that this rank needs, its own and its neighbors', ascending by number: one message for each pair of ranks that share a link."""
+        narrow = NARROW.get(value.dtype)
+        rows = (value.to(narrow) if narrow is not None else value).movedim(dim, 0).contiguous()
+        plan = self._plan(route)
+        result = rows.new_empty((len(route.wanted[self.rank]), *rows.shape[1:]))
+        result[plan.kept_at] = rows[plan.kept]
+        arriving = {rank: rows.new_empty((len(at), *rows.shape[1:])) for rank, at in plan.arriving.items()}
+        operations = [dist.P2POp(dist.isend, rows[places].contiguous(), rank) for rank, places in plan.leaving.items()]
+        operations += [dist.P2POp(dist.irecv, buffer, rank) for rank, buffer in arriving.items()]
+        for places in plan.leaving.values():
+            self._sent(len(places) * rows[0].numel() * rows.element_size())
+        if operations:
+            with self.waiting():
+                for request in dist.batch_isend_irecv(operations):
+                    request.wait()
+        for rank, at in plan.arriving.items():
+            result[at] = arriving[rank]
+        return result.to(value.dtype).movedim(0, dim)
+
+    def _plan(self, route: Route) -> Exchange:
+        if id(route) not in self._plans:
+            self._plans[id(route)] = route, Exchange.of(route, self.rank, self.device)
+        return self._plans[id(route)][1]
 
     # ---- decisions
 
@@ -198,13 +253,15 @@ def connected() -> Communicator:
     return found
 
 
-def transfer(form: str, dim: int, span: Span, value: Tensor, index: Any = None) -> Tensor:
-    """A `transfer` on tensors. `dim`: the split axis of the value; `index`: the number that is fetched; `span`: what asks for it."""
+def transfer(form: str, dim: int, span: Span, value: Tensor, more: Any = None) -> Tensor:
+    """A `transfer` on tensors. `dim`: the split axis of the value; `span`: what asks for it; `more`: the number that is fetched, a halo's route."""
     communicator = connected()
     try:
         if form == "gather":
             return communicator.gather(value, dim)
-        return communicator.fetch(value, index, dim) if form == "fetch" else communicator.reduce(form, value)
+        if form == "halo":
+            return communicator.halo(value, more, dim)
+        return communicator.fetch(value, more, dim) if form == "fetch" else communicator.reduce(form, value)
     except RankLost as error:
         error.span = span
         raise
@@ -216,4 +273,5 @@ def array_transfer(node: Node, value: Any, index: Any = None) -> Any:
 
     names = node.inputs[0].type.names
     dim = names.index(node["axis"]) if node["axis"] in names else 0
-    return transfer(node["form"], dim, node.span, torch.from_numpy(numpy.ascontiguousarray(value)).reshape(value.shape), index).numpy()
+    tensor = torch.from_numpy(numpy.ascontiguousarray(value)).reshape(value.shape)
+    return transfer(node["form"], dim, node.span, tensor, node.get("route", index)).numpy()

@@ -346,6 +346,13 @@ def table(node: Node) -> Array:
     return numpy.array(node["values"], dtype=DTYPES["int"])
 
 
+def mix(node: Node, x: Array) -> Array:
+    rest = [name for name in node.inputs[0].type.names if name != node["over"]]
+    rows = align(x, node.inputs[0].type.names, (node["over"], *rest))
+    product = node["weights"].matrix @ rows.reshape(rows.shape[0], -1)
+    return align(product.reshape(-1, *rows.shape[1:]), (node["axis"], *rest), node.type.names)
+
+
 def transfer(node: Node, value: Array, *index: Array) -> Array:
     from gradflow.backends.distributed import array_transfer
 
@@ -361,5 +368,5 @@ OPERATIONS: dict[str, Meaning] = {
     "stack": stack, "concat": concat, "one_hot": one_hot, "argmax": arg_extreme, "argmin": arg_extreme, "cumsum": cumsum, "dot": dot,
     "segment_sum": segment, "segment_max": segment, "segment_min": segment, "gather": gather, "scatter_add": scatter_add,
     "sort": sort, "rank": rank, "top": top, "leaf": leaf, "pack": pack,
-    "table": table, "transfer": transfer,
+    "table": table, "mix": mix, "transfer": transfer,
 }  # fmt: skip

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradflow.backends.torch import draws, linalg, support
+from gradflow.backends.torch import draws, linalg, mixing, support
 from gradflow.backends.torch.blocks import Context
 from gradflow.backends.torch.calls import ModelCalls
 from gradflow.backends.torch.fuse import FusionNote
@@ -130,7 +130,7 @@ def _compiled_kernel(kernel: Kernel, namespace: dict[str, Any], dtype: torch.dty
 
 def _namespace(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     helpers = {name: getattr(support, name) for name in HELPERS}
-    own = {"draw": draws.draw, "linalg": linalg.linalg, "decompose": linalg.decompose, "scratch": support.Scratch(device)}
+    own = {"draw": draws.draw, "linalg": linalg.linalg, "decompose": linalg.decompose, "mix": mixing.mix, "scratch": support.Scratch(device)}
     return {"torch": torch, "math": math, "real": dtype, "device": device, "transfer": _transfer, **support.NUMBERS, **helpers, **own}
 
 

@@ -181,6 +181,12 @@ def table(w: Writer, node: Node) -> str:
     return f"torch.tensor({list(node['values'])}, dtype=torch.int64, device=device)"
 
 
+def mix(w: Writer, node: Node) -> str:
+    x, rest = node.inputs[0], [n for n in node.inputs[0].type.names if n != node["over"]]
+    text = w.align(x, (node["over"], *rest), "real")
+    return permuted(f"mix({w.constant(node['weights'], 'weights')}, {text})", (node["axis"], *rest), node.type.names)
+
+
 def transfer(w: Writer, node: Node) -> str:
     """What crosses between ranks. `value` is brought to the order of the result where that has all its axes."""
     value, *index = node.inputs
@@ -188,6 +194,8 @@ def transfer(w: Writer, node: Node) -> str:
     dim = names.index(axis) if axis in names else 0
     after = tuple(n for n in names if n != axis) if node["form"] == "fetch" else names
     given = "".join(f", {w.ref(i)}" for i in index)
+    if node.get("route") is not None:
+        given = f", {w.constant(node['route'], 'route')}"
     return permuted(f"transfer({node['form']!r}, {dim}, {w.constant(node.span, 'line')}, {w.tensor(value)}{given})", after, node.type.names)
 
 
@@ -195,5 +203,5 @@ OPERATIONS: dict[str, Callable[[Writer, Node], str]] = {
     "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot,
     "gather": gather,
     "scatter_add": scatter_add, "segment_sum": segment, "segment_max": segment, "segment_min": segment, "sort": sort, "rank": rank, "top": top,
-    "leaf": leaf, "pack": pack, "draw": draw, "table": table, "transfer": transfer,
+    "leaf": leaf, "pack": pack, "draw": draw, "table": table, "mix": mix, "transfer": transfer,
 }  # fmt: skip

@@ -7,6 +7,7 @@ rank that is gone is named by the others, with the stage and the line that waite
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ def joined(program: Program, settings: Options) -> Iterator[Ranks]:
         return
     from gradflow.backends.distributed import Communicator, RankLost, use
     from gradflow.backends.distributed.launch import joining
+    from gradflow.placement.partition import Placement
     from gradflow.placement.programs import Unplaced, placement_of
     from gradflow.runtime.devices import pick_device
     from gradflow.runtime.events import RunFailed
@@ -76,7 +78,9 @@ def joined(program: Program, settings: Options) -> Iterator[Ranks]:
     device = pick_device(settings.device)
     with joining(device) as (rank, count, store):
         try:
-            placement = placement_of(program, count, rank)
+            if rank == 0:
+                store.set("placement", json.dumps(placement_of(program, count).parts))
+            placement = Placement(tuple(map(tuple, json.loads(store.get("placement")))), rank)
         except Unplaced as error:
             raise RunFailed(str(error)) from None
         communicator = Communicator(placement, device, store)

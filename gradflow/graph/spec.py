@@ -19,6 +19,7 @@ axis of all coordinates of a model):
     one_hot(i)                   axis: 1.0 where the index is, along a new last axis
     range([x])                   axis: 0, 1, ..; its size is the type's, or that of x along the same axis
     table()                      values: the entries of the type's one axis, whole numbers
+    mix(x)                       weights (known, sparse), over, axis: the product with weights [axis, over]; axis comes first in the result
     slice(x)                     axis, start, stop
     stack(x..)                   axis: new first axis
     concat(x..)                  axis: the first axis of all; other axes are the same in all
@@ -52,7 +53,7 @@ ARITY: dict[str, tuple[int, int | None]] = {
     "scatter_add": (2, 2), "one_hot": (1, 1), "range": (0, 1), "slice": (1, 1), "stack": (1, None), "concat": (1, None),
     "sort": (1, 1), "rank": (1, 1),
     "top": (1, 1), "leaf": (1, 1), "pack": (1, None), "scan": (1, None), "item": (1, 1), "draw": (2, None), "linalg": (1, None),
-    "model": (1, None), "model_vjp": (2, None), "transfer": (1, 2),
+    "model": (1, None), "model_vjp": (2, None), "transfer": (1, 2), "mix": (1, 1),
 }  # fmt: skip
 for _name, (_rule, _fold) in ELEMENTWISE.items():
     ARITY[_name] = (_fold.__code__.co_argcount,) * 2 if hasattr(_fold, "__code__") else (1, 2)

@@ -1,8 +1,8 @@
 """Which rank holds which nodes: parts of nearly equal size with few links between them.
 
 Three cuts are tried and the cheapest is taken: the order of the numbers (best for rings, paths and tori as they are numbered), the spectral
-order of the graph (its Fiedler vector), and recursive bisection by Kernighan and Lin; the last two are networkx's. The result depends on the
-graph and on the number of ranks alone, so that every rank finds the same one.
+order of the graph (its Fiedler vector), and recursive bisection by Kernighan and Lin, which is networkx's. Rank 0 decides for all: where
+eigenvectors are not unique, the last bit of an arithmetic may.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def partition(nodes: int, links: Iterable[tuple[int, int]], ranks: int) -> tuple
 
         graph = networkx.Graph(links)
         graph.add_nodes_from(range(nodes))
-        if networkx.is_connected(graph):
-            candidates.append(blocks(networkx.spectral_ordering(graph, seed=0), ranks))
+        candidates.append(blocks(_spectral_order(graph), ranks))
         candidates.append(_bisected(graph, ranks))
     equal = sorted(map(len, candidates[0]))
     best = min((parts for parts in candidates if sorted(map(len, parts)) == equal), key=lambda parts: cut(links, parts))
@@ -70,6 +69,16 @@ def blocks(order: Iterable[int], ranks: int) -> list[list[int]]:
     """Consecutive stretches of an order, as equal as can be."""
     listed = list(order)
     return [listed[rank * len(listed) // ranks : (rank + 1) * len(listed) // ranks] for rank in range(ranks)]
+
+
+def _spectral_order(graph: Any) -> list[int]:
+    """By the second eigenvector of the Laplacian, equal entries by number. (networkx's own search for it need not end where eigenvalues coincide.)"""
+    import networkx
+    import numpy
+
+    laplacian = networkx.laplacian_matrix(graph, nodelist=range(len(graph))).toarray().astype(float)
+    fiedler = numpy.linalg.eigh(laplacian)[1][:, 1]
+    return [int(node) for node in numpy.argsort(fiedler.round(9), kind="stable")]
 
 
 def _bisected(graph: Any, ranks: int) -> list[list[int]]:

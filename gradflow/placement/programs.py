@@ -10,7 +10,9 @@ from dataclasses import replace
 from gradflow.graph.graph import Graph
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis
+from gradflow.passes.constants import is_closed
 from gradflow.placement.partition import Placement, partition
+from gradflow.placement.sparse import Mixing, sparse_of, sparsely
 from gradflow.placement.spread import Spreader
 from gradflow.plan.program import Action, Program, Update
 from gradflow.plan.rewriting import all_nodes, rewritten
@@ -45,19 +47,27 @@ def _updates(program: Program) -> Iterator[Update]:
 
 def _links(update: Update) -> list[tuple[int, int]]:
     """The links of a topology that does not change, i before j; none where it is not known before the run."""
-    from gradflow.passes.constants import compute, is_closed
-
     adjacency = update.topology.adjacency
     if not is_closed(adjacency):
         return []
-    (heard,) = compute(adjacency)
-    return [(int(i), int(j)) for i, j in zip(*heard.nonzero(), strict=True) if i < j or (i > j and not heard[j, i])]
+    ops = Operations(Graph(count=adjacency.id))
+    heard = sparse_of(ops, adjacency, "node", "from").matrix.tocoo()
+    return sorted({(int(min(pair)), int(max(pair))) for pair in zip(heard.row, heard.col, strict=True)})
+
+
+def sparse(program: Program) -> Program:
+    """The program with the zeros of known weights left out where that pays."""
+    return rewritten(program, sparsely(Operations(_fresh(program))))
+
+
+def _fresh(program: Program) -> Graph:
+    return Graph(count=max((node.id for node in all_nodes(program)), default=0))
 
 
 def placed(program: Program, placement: Placement, exact: bool = False) -> Program:
     """The program of the placement's rank: what it computes, and what it keeps."""
-    ops = Operations(Graph(count=max((node.id for node in all_nodes(program)), default=0)))
-    spreader = Spreader(ops, placement, exact)
+    ops = Operations(_fresh(program))
+    spreader = Spreader(ops, placement, exact, Mixing(ops))
     program = rewritten(program, spreader.region)
 
     def action(one: Action) -> Action:

@@ -16,11 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.operations import ELEMENTWISE, REDUCTIONS, Operations
 from gradflow.graph.types import Axis, Type
 from gradflow.placement.partition import Placement
+
+if TYPE_CHECKING:
+    from gradflow.placement.sparse import Mixing
 
 SUMMED = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
 KEPT = ("param/", "state/", "held/", "rollout/", "start")  # results that stay where they are made
@@ -34,11 +38,24 @@ class Part:
     split: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Route:
+    """Which entries every rank needs of the others: `wanted[r]`, ascending by number, those it holds among them."""
+
+    placement: Placement
+    wanted: tuple[tuple[int, ...], ...]
+
+    def __repr__(self) -> str:
+        away = sum(len(set(numbers) - set(part)) for numbers, part in zip(self.wanted, self.placement.parts, strict=True))
+        return f"Route({away} rows cross)"
+
+
 class Spreader:
     """Makes regions over for one rank."""
 
-    def __init__(self, ops: Operations, placement: Placement, exact: bool = False):
+    def __init__(self, ops: Operations, placement: Placement, exact: bool = False, products: Mixing | None = None):
         self.ops = ops
+        self.products = products
         self.placement = placement
         self.axis = Axis(placement.axis, len(placement.own))
         self.exact = exact
@@ -160,10 +177,34 @@ class Spreader:
 
     def dot(self, node: Node, inputs: list[Part]) -> Part | None:
         if self.axis.name not in node["over"]:
-            return None
+            return self.product(node)
         if self.exact or not any(part.split for part in inputs):
             return self.together(node, inputs)
         return self.collected("sum", self.again(node, [self.local(part).node for part in inputs], node.type))
+
+    def product(self, node: Node) -> Part | None:
+        """A product with known weights: a rank gets the rows that its own nodes hear, and multiplies with the entries that are not zero."""
+        found = self.products.of(node, self.axis.name) if self.products is not None else None
+        if found is None or not self.known[found.value.id].split:
+            return None
+        assert self.products is not None
+        sparse = self.products.pays(found)
+        if self.exact and not sparse:
+            return None
+        value = self.known[found.value.id]
+        own = self.products.weights(found)
+        if self.exact:
+            moved, rows = self.ops.rename(self.whole(value), {found.row: found.column}), own.part(self.placement.own)
+        else:
+            heard = [own.heard(part) for part in self.placement.parts]
+            route = Route(self.placement, tuple(heard))
+            axes = tuple(Axis(a.name, len(heard[self.placement.rank])) if a.name == self.axis.name else a for a in value.node.type.axes)
+            type_ = replace(value.node.type, axes=axes)
+            moved = self.ops.make("transfer", (value.node,), type_, form="halo", axis=self.axis.name, route=route)
+            moved = self.ops.rename(moved, {found.row: found.column})
+            rows = own.part(self.placement.own, heard[self.placement.rank])
+        mixed = self.products.mix(moved, rows, self.axis, found.column)
+        return Part(self.ops.expand(mixed, self.type(node.type).axes), True)
 
     def choice(self, node: Node, inputs: list[Part]) -> Part | None:
         """x[node: i]: one entry comes from the rank that holds it; many are looked up in the whole."""
@@ -187,7 +228,7 @@ class Spreader:
         if node["axis"] == self.axis.name:
             return self.together(node, inputs)
         given = [self.local(part) for part in inputs]
-        inner = Spreader(self.ops, self.placement, self.exact)
+        inner = Spreader(self.ops, self.placement, self.exact, self.products)
         parameters = []
         for old in node.body.parameters:
             split = self.has(old)
@@ -234,4 +275,4 @@ SPECIAL: dict[str, Callable[[Spreader, Node, list[Part]], Part | None]] = {
 }  # fmt: skip
 
 
-__all__ = ["Part", "Spreader", "along"]
+__all__ = ["Part", "Route", "Spreader", "along"]

@@ -24,6 +24,7 @@ from gradflow.analyses.arrows import known_of_gradient
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
 from gradflow.library.catalogue import MissingExtra
+from gradflow.placement.programs import sparse
 from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.runtime import random
@@ -84,7 +85,8 @@ class Run:
     ):
         self.ranks = ranks or Ranks()
         program = optimized(program) if options.optimize and options.backend != "reference" else program
-        self.program = program = self.ranks.place(program, options.deterministic)
+        program = self.ranks.place(program, options.deterministic)
+        self.program = program = sparse(program) if options.optimize and options.backend != "reference" and self.ranks.count == 1 else program
         self.options, self.folder = options, folder
         self.inputs = dict(inputs or {})
         self.device = pick_device(options.device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from gradflow.backends.distributed import Communicator, Traffic, use
 from gradflow.placement.partition import Placement
 from gradflow.placement.programs import placement_of
+from gradflow.placement.spread import Route
 from gradflow.plan.program import Program
 from gradflow.runtime.events import Event, Report
 from gradflow.runtime.executor import Options, Run
@@ -61,6 +62,10 @@ class ThreadCommunicator(Communicator):
         owner = self.placement.owner[number]
         own = value.select(dim, self.placement.own.index(number)).clone() if owner == self.rank else None
         return self.meeting.exchange(self.rank, own)[owner].clone()
+
+    def halo(self, value: Tensor, route: Route, dim: int) -> Tensor:
+        whole = self.gather(value, dim)
+        return whole.index_select(dim, torch.tensor(route.wanted[self.rank]))
 
     def agree(self, *asked: bool) -> tuple[bool, ...]:
         return tuple(any(votes) for votes in zip(*self.meeting.exchange(self.rank, asked), strict=True))
