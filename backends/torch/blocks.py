@@ -197,6 +197,13 @@ class Block:
     def vjp(self, node: Node, guard: Guard) -> list[Line]:
         return [self.assign(node, self.context.calls.vjp(self.w, node, node.id in self.last), guard)]
 
+    def mixed(self, node: Node, guard: Guard) -> list[Line]:
+        source = self.context.plan.written.get(node.id)
+        if source is None:
+            return [self.assign(node, EXPRESSIONS["mix"](self.w, node), guard)]
+        self.w.names[node.id] = self.w.names[source.id]
+        return [Line(f"{EXPRESSIONS['mix'](self.w, node)[:-1]}, out={self.w.names[source.id]})", guard, node.span)]
+
     def item(self, node: Node, guard: Guard) -> list[Line]:
         self.w.names[node.id] = self.items[node.inputs[0].id, node["index"]]
         return []
@@ -301,5 +308,6 @@ class Loop:
 
 
 SPECIAL: dict[str, Callable[[Block, Node, Guard], list[Line]]] = {
-    "rename": Block.renamed, "choose": Block.choose, "model_vjp": Block.vjp, "item": Block.item, "scan": Block.scan
+    "rename": Block.renamed, "choose": Block.choose, "model_vjp": Block.vjp, "item": Block.item, "scan": Block.scan,
+    "mix": Block.mixed,
 }  # fmt: skip

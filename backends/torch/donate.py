@@ -100,6 +100,8 @@ class Donating:
         """Has a kernel write the result in place; the reason why not, if not."""
         if node.type.names != source.type.names or node.type.base != source.type.base:
             return "the result has other axes or another type"
+        if node.op == "mix":
+            return self._mixed(name, node, source)
         writers: list[tuple[Unit, Node]] = []
         choices: set[int] = set()
         if not self._writers(node, source, writers, choices):
@@ -118,6 +120,16 @@ class Donating:
             else:
                 self.plan.copied.setdefault(id(unit), []).append((source, value))
         return None
+
+    def _mixed(self, name: str, node: Node, source: Node) -> str | None:
+        """Has a product with known weights, which is made row by row, write its rows in place."""
+        unit = self.owner[node.id]
+        if unit.guard or node.inputs[0].id in self.sharing(source):
+            return "its rows are made of the old ones"
+        reason = self._conflict(name, source, [unit], frozenset())
+        if reason is None:
+            self.plan.written[node.id] = source
+        return reason
 
     def _writers(self, node: Node, source: Node, writers: list[tuple[Unit, Node]], choices: set[int]) -> bool:
         """The kernels that compute a result, followed through lazy choices whose other side leaves the source as it is."""
@@ -151,8 +163,8 @@ class Donating:
         readers = []
         for unit in self.units:
             reading = [n for n in unit.nodes if n.id not in choices and any(b.id in shared for b in self.below(n))]
-            if unit in writers:
-                group = self.groups[id(unit)]
+            group = self.groups.get(id(unit))
+            if unit in writers and group is not None:
                 same = {o.id for o in group.operands if form(o, group.names) == "full"} & self.same(source)
                 if any(o.id in shared - same for o in group.operands):
                     return "the kernel also reads a view of the old value"

@@ -115,6 +115,10 @@ def _made(ops: Operations, op: str, node: Node, inputs: Sequence[Node]) -> Node 
     return ops.make(op, inputs, node.type) if names == set(node.type.names) else None
 
 
+def _sized(node: Node) -> bool:
+    return all(axis.size is not None for axis in node.type.axes)
+
+
 # ---- rules
 
 
@@ -130,6 +134,8 @@ def fold(ops: Operations, node: Node) -> Value | None:
         return None
     if isinstance(result, Node):
         return result if any(result is below for below in node.inputs) else None
+    if node.type.axes:  # a truth that no operand can change
+        return ops.expand(ops.constant(result), node.type.axes) if _sized(node) else None
     if node.type.base == "int" and (not math.isfinite(result) or abs(result) >= 2**63):
         return None
     return int(result) if node.type.base == "int" else result
@@ -170,10 +176,12 @@ def product_of_negations(ops: Operations, node: Node) -> Value | None:
 
 def same_sides(ops: Operations, node: Node) -> Value | None:
     condition, a, b = node.inputs
-    taken = known(condition)
-    if taken is not None:
-        return a if taken else b
-    return a if a is b else None
+    inner = repeated(condition)
+    taken = known(condition if inner is None else inner)
+    if taken is None:
+        return a if a is b else None
+    side = a if taken else b
+    return ops.expand(side, node.type.axes) if _sized(node) else side
 
 
 def turned_condition(ops: Operations, node: Node) -> Value | None:
@@ -242,6 +250,19 @@ def leaf_of_pack(ops: Operations, node: Node) -> Value | None:
     return next((piece for piece, offset in pairs if offset == node["offset"] and piece.type.axes == node.type.axes), None)
 
 
+def only_leaf(ops: Operations, node: Node) -> Value | None:
+    """A vector that is all of a model, out of `param` or into it, is the same under another name."""
+    if len(node.inputs) != 1:
+        return None
+    (x,) = node.inputs
+    flat, own = (node, x) if node.op == "pack" else (x, node)
+    rest = own.type.without(flat.type.names)
+    lifted = flat.type.without(["param"])
+    if len(rest) != 1 or rest[0].size is None or rest[0].size != flat.type.axis("param").size or own.type.without([rest[0].name]) != lifted:
+        return None
+    return ops.make("rename", (ops.expand(x, (*lifted, x.type.axes[-1])),), node.type) if x.type.axes[-1].name in ("param", rest[0].name) else None
+
+
 def twice(ops: Operations, node: Node) -> Value | None:
     (x,) = node.inputs
     if x.op == node.op:
@@ -269,6 +290,7 @@ RULES: tuple[tuple[str, frozenset[str], Rewrite], ...] = (
     ("size known now", frozenset({"axis_size"}), known_size),
     ("entry of a stack", frozenset({"gather"}), entry_of_stack),
     ("leaf of a pack", frozenset({"leaf"}), leaf_of_pack),
+    ("the only leaf", frozenset({"leaf", "pack"}), only_leaf),
     ("twice the same", frozenset({"stop", "not", "abs", "floor", "ceil", "truncate", "round"}), twice),
     ("the same truth twice", frozenset({"and", "or"}), same_truths),
 )

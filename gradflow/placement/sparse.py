@@ -20,12 +20,12 @@ from gradflow.graph.graph import Node, Region, ordered, rebuild
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis, Type
 from gradflow.passes.constants import is_closed
-from gradflow.placement.partition import Placement, blocks
+from gradflow.placement.partition import Placement
 from gradflow.placement.spread import Part, Spreader
 
 MANY = 64  # nodes from which on the zeros are left out
 DENSE = 0.25  # share of entries up to which leaving zeros out pays
-STRETCH = 1 << 22  # pairs of nodes looked at at a time
+STRETCH = 1 << 18  # pairs of nodes looked at at a time: what is made of them stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,40 +78,48 @@ class Stretches:
     """Evaluates closed nodes over an axis, a stretch of its entries at a time; what is needed whole (a degree, say) is put together first."""
 
     def __init__(self, ops: Operations, axis: str, size: int):
-        rows = max(1, min(size, STRETCH // max(size, 1)))
-        parts = tuple(map(tuple, blocks(range(size), -(-size // rows))))
-        self.pieces = [_Stretch(ops, Placement(parts, rank, axis)) for rank in range(len(parts))]
+        self.size = size
+        self.rows = max(1, min(size, STRETCH // max(size, 1)))
+        self.kinds = {length: _Stretch(ops, axis, length, size) for length in {self.rows, size % self.rows} if length}
         self.wholes: dict[int, numpy.ndarray] = {}
 
     def each(self, node: Node, names: tuple[str, ...]) -> Iterable[numpy.ndarray]:
         """The node's value by stretches, dimensions in the order of `names`."""
         from gradflow.backends.reference import lower
 
-        for piece in self.pieces:
-            part = piece.ops.expand(piece.local(piece.part(node)).node, tuple(piece.part(node).node.type.axis(name) for name in names))
-            given = {source["path"][0]: source for source in ordered([part]) if source.op == "source" and source["kind"] == "whole"}
-            inputs = {("whole", key): self.whole(piece.origin[int(key)]) for key in given}
-            yield lower(Region((("part", part),)))(inputs)["part"]
+        ready = {}
+        for length, kind in self.kinds.items():
+            part = kind.local(kind.part(node)).node
+            part = kind.ops.expand(part, tuple(part.type.axis(name) for name in names))
+            given = {source["path"][0] for source in ordered([part]) if source.op == "source" and source["kind"] == "whole"}
+            ready[length] = lower(Region((("part", part),))), {("whole", key): self.whole(kind.origin[int(key)]) for key in given}
+        for start in range(0, self.size, self.rows):
+            length = min(self.rows, self.size - start)
+            run, inputs = ready[length]
+            yield run(inputs | {("place",): numpy.arange(start, start + length)})["part"]
 
     def whole(self, node: Node) -> numpy.ndarray:
         if node.id not in self.wholes:
             names = node.type.names
-            place = names.index(self.pieces[0].axis.name)
+            place = names.index(next(iter(self.kinds.values())).axis.name)
             self.wholes[node.id] = numpy.concatenate(list(self.each(node, names)), axis=place)
         return self.wholes[node.id]
 
 
 class _Stretch(Spreader):
-    """A placement whose gathers are read from what was worked out before."""
+    """A rank that can be anywhere: its places are given, its gathers are read from what was worked out before."""
 
-    def __init__(self, ops: Operations, placement: Placement):
-        super().__init__(ops, placement, exact=True)
+    def __init__(self, ops: Operations, axis: str, length: int, size: int):
+        super().__init__(ops, Placement((tuple(range(length)), tuple(range(length, size))), 0, axis), exact=True)
         self.origin: dict[int, Node] = {}
 
     def visit(self, node: Node, inputs: list[Part]) -> Part:
         part = super().visit(node, inputs)
         self.origin.setdefault(part.node.id, node)
         return part
+
+    def places(self) -> Node:
+        return self.ops.source(Type("int", (self.axis,)), "place")
 
     def whole(self, part: Part) -> Node:
         if not part.split:
