@@ -51,7 +51,7 @@ from gradflow.runtime.finite import FiniteWatch
 from gradflow.runtime.options import PLAIN, Options
 from gradflow.runtime.phases import PhasePlan, plan_phase, regions_of
 from gradflow.runtime.ranks import Ranks
-from gradflow.runtime.regions import Lowered, Regions, sources_of
+from gradflow.runtime.regions import Lowered, Regions, failures, sources_of
 from gradflow.runtime.snapshots import put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
@@ -220,7 +220,8 @@ class Run:
             yield from self._unit(plan)
             asked = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
             overdue = self.save_every is not None and time.perf_counter() - self._saved_at >= self.save_every
-            self._halted, due = self.ranks.agree(self.stopping, asked or overdue)
+            with failures(plan.phase.span):
+                self._halted, due = self.ranks.agree(self.stopping, asked or overdue)
             if due:
                 yield from self._checkpoint(plans)
         if plan.phase.final is not None and not self.closed:

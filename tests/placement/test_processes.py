@@ -1,0 +1,141 @@
+"""Runs on real processes: torchrun's launcher, gloo, one run folder. What many ranks compute is what one does, and a rank that dies ends the run
+with a sentence, or with --elastic does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradflow.runtime.checkpoints import newest_checkpoint
+
+GOSSIP = ["exchanges:gossip_on_digits"]
+LIMIT = 120
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "gradflow", *words]
+
+
+def gradflow(folder: Path, *words: str, module: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    return subprocess.run(
+        [*(module or command()), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )  # fmt: skip
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint, refused = newest_checkpoint(run)
+    assert checkpoint is not None, refused
+    return {name: value for name, value in checkpoint.tensors.items() if not name.startswith("random/")}
+
+
+def same(one: Path, other: Path, exact: bool = False) -> None:
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_four_processes_compute_what_one_does(tmp_path: Path) -> None:
+    words = ["run", *GOSSIP, "--steps", "20", "--quiet"]
+    assert gradflow(tmp_path, *words, "--name", "one").returncode == 0
+    four = gradflow(tmp_path, *words, "--name", "four", "--nproc", "4")
+    assert four.returncode == 0, four.stderr
+    same(tmp_path / "runs/one", tmp_path / "runs/four")
+
+
+def test_deterministic_runs_have_the_same_bits_and_go_on_with_other_processes(tmp_path: Path) -> None:
+    words = ["run", "14_econtrol:compressed_digits", "--quiet", "--deterministic"]
+    assert gradflow(tmp_path, *words, "--steps", "12", "--name", "one").returncode == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "gradflow"]
+    three = gradflow(tmp_path, *words, "--steps", "12", "--name", "three", module=torchrun)
+    assert three.returncode == 0, three.stderr
+    same(tmp_path / "runs/one", tmp_path / "runs/three", exact=True)
+
+
+def test_a_run_is_resumed_with_another_number_of_processes(tmp_path: Path) -> None:
+    words = ["run", *GOSSIP, "--steps", "4000", "--quiet", "--checkpoint-every", "0.2"]
+    process = subprocess.Popen(command(*words, "--name", "cut", "--nproc", "2"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    until(lambda: bool(list(tmp_path.glob("runs/cut/checkpoints/0*"))))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, said
+    assert json.loads((tmp_path / "runs/cut/summary.json").read_text())["status"] == "stopped"
+    done = newest_checkpoint(tmp_path / "runs/cut")[0].state["tick"]  # type: ignore[union-attr]
+    assert 0 < done < 4000
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    return subprocess.Popen(command(*words), cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "it never came to this"
+        time.sleep(0.05)
+
+
+def process_of(rank: int, name: str) -> int:
+    """The process of a rank of the run of this name."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words, environment = (entry / "cmdline").read_bytes().split(b"\0"), (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if name.encode() in words and f"RANK={rank}".encode() in environment:
+            return int(entry.name)
+    raise AssertionError(f"no process is rank {rank}")
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the process of a rank in /proc")
+
+
+@needs_proc
+def test_a_lost_rank_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    process = started(tmp_path, "run", *GOSSIP, "--steps", "100000", "--name", "lost-rank", "--nproc", "3", "--checkpoint-every", "0.2")
+    until(lambda: bool(list(tmp_path.glob("runs/lost-rank/checkpoints/0*"))))
+    os.kill(process_of(1, "lost-rank"), signal.SIGKILL)
+    killed = time.monotonic()
+    _, said = process.communicate(timeout=LIMIT)
+    assert time.monotonic() - killed < 30
+    assert process.returncode == 3
+    assert "rank 1 (process" in said and "is gone" in said and ".gflow:" in said
+    assert "was ended by SIGKILL" in said
+    assert "Traceback" not in said
+    assert json.loads((tmp_path / "runs/lost-rank/summary.json").read_text())["status"] == "failed"
+
+
+@needs_proc
+def test_elastic_runs_go_on_from_the_newest_checkpoint(tmp_path: Path) -> None:
+    words = ["run", *GOSSIP, "--steps", "150", "--quiet", "--deterministic", "--checkpoint-every", "0.2"]
+    process = started(tmp_path, *words, "--name", "elastic-run", "--nproc", "2", "--elastic")
+    until(lambda: bool(list(tmp_path.glob("runs/elastic-run/checkpoints/0*"))))
+    os.kill(process_of(0, "elastic-run"), signal.SIGKILL)
+    _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, said
+    assert "goes on after" in said
+    assert gradflow(tmp_path, *words, "--name", "whole").returncode == 0
+    same(tmp_path / "runs/whole", tmp_path / "runs/elastic-run", exact=True)
+
+
+def test_what_cannot_be_spread_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    alone = gradflow(tmp_path, "run", "17_diffgrad", "--nproc", "2")
+    assert alone.returncode == 2 and "has no nodes to place on 2 processes" in alone.stderr
+    many = gradflow(tmp_path, "run", *GOSSIP, "--nproc", "17")
+    assert many.returncode == 2 and "16 nodes cannot be placed on 17 processes" in many.stderr
+    elastic = gradflow(tmp_path, "run", *GOSSIP, "--elastic")
+    assert elastic.returncode == 2 and "--nproc N" in elastic.stderr
+    assert not (tmp_path / "runs").exists()
