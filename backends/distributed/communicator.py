@@ -273,5 +273,5 @@ def array_transfer(node: Node, value: Any, index: Any = None) -> Any:
 
     names = node.inputs[0].type.names
     dim = names.index(node["axis"]) if node["axis"] in names else 0
-    tensor = torch.from_numpy(numpy.ascontiguousarray(value)).reshape(value.shape)
+    tensor = torch.tensor(numpy.asarray(value))
     return transfer(node["form"], dim, node.span, tensor, node.get("route", index)).numpy()

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from gradflow.graph.graph import Graph
 from gradflow.graph.operations import Operations
-from gradflow.graph.types import Axis
 from gradflow.passes.constants import is_closed
 from gradflow.placement.partition import Placement, partition
 from gradflow.placement.sparse import Mixing, sparse_of, sparsely
@@ -76,10 +75,8 @@ def placed(program: Program, placement: Placement, exact: bool = False) -> Progr
         states = tuple(replace(state, type=spreader.type(state.type)) for state in one.states)
         return replace(one, states=states)
 
-    own = len(placement.own)
     models = {
-        name: replace(plan, lifted=tuple(Axis(a.name, own) if a.name == placement.axis else a for a in plan.lifted))
-        for name, plan in program.models.items()
+        name: replace(plan, lifted=tuple(spreader.axis if spreader.ours(a) else a for a in plan.lifted)) for name, plan in program.models.items()
     }
     phases = tuple(replace(phase, actions=tuple(map(action, phase.actions))) for phase in program.phases)
     return replace(program, models=models, phases=phases)

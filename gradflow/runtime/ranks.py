@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gradflow.graph.types import Type
+from gradflow.graph.types import Axis, Type
 from gradflow.plan.program import Program, Update
 from gradflow.plan.rewriting import regions
 
@@ -55,7 +55,7 @@ class Ranks:
         from gradflow.placement.programs import placed
 
         result = placed(program, self.communicator.placement, exact)
-        self.dims = _split(result, self.communicator.placement.axis)
+        self.dims = _split(result, Axis(self.communicator.placement.axis, len(self.communicator.placement.own)))
         return result
 
     # ---- values
@@ -120,24 +120,24 @@ class Ranks:
         return asked if self.communicator is None else self.communicator.agree(*asked)
 
 
-def _split(program: Program, axis: str) -> dict[str, int]:
+def _split(program: Program, axis: Axis) -> dict[str, int]:
     found: dict[str, int] = {}
     for _, region in regions(program):
         for name, node in region.results:
-            if name.startswith(KEPT) and node.type.has(axis):
-                found[name] = node.type.names.index(axis)
+            if name.startswith(KEPT) and axis in node.type.axes:
+                found[name] = node.type.axes.index(axis)
     for plan in program.models.values():
         for dim, lifted in enumerate(plan.lifted):
-            if lifted.name == axis:
+            if lifted == axis:
                 found[f"param/{plan.name}"] = dim
     for phase in program.phases:
         for action in phase.actions:
             if not isinstance(action, Update):
                 continue
             for state in action.states:
-                if state.type.has(axis):
-                    found[f"state/{action.flow}/{state.key}"] = state.type.names.index(axis)
+                if axis in state.type.axes:
+                    found[f"state/{action.flow}/{state.key}"] = state.type.axes.index(axis)
             for name, node in action.rollout.results if action.rollout is not None else ():
-                if node.type.has(axis):
-                    found[f"taken/{action.flow}/{name.split('/')[1]}"] = node.type.names.index(axis)
+                if axis in node.type.axes:
+                    found[f"taken/{action.flow}/{name.split('/')[1]}"] = node.type.axes.index(axis)
     return found
