@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def find_file(reference: str) -> tuple[Path, str | None]:
     """(file, pipeline) of a path, `path:pipeline`, or the name of a shipped spec (`17_diffgrad`, `diffgrad`). Raises GradflowError."""
-    from gradflow.passes.scope import standard_files
+    from gradflow.passes.scope import example_files, standard_files
 
     path, _, pipeline = reference.partition(":") if not Path(reference).exists() else (reference, "", "")
     if Path(path).exists():
         return Path(path), pipeline or None
     names: dict[str, Path] = {}
-    for file in standard_files():
+    for file in (*standard_files(), *example_files()):
         stem = file.stem
         for name in (stem, stem.partition("_")[2] if stem[:2].isdigit() else stem, f"{file.parent.name}/{stem}", stem.replace("_", "-")):
             names.setdefault(name, file)

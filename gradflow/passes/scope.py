@@ -37,6 +37,11 @@ def standard_files() -> tuple[Path, ...]:
     return tuple(path for folder in ("baselines", "methods") for path in sorted((root / folder).glob("*.gflow")))
 
 
+def example_files() -> tuple[Path, ...]:
+    """Pipelines to run and to copy; what they define is known to nobody else."""
+    return tuple(sorted((standard_folder() / "examples").glob("*.gflow")))
+
+
 @cache
 def standard_index() -> dict[str, Path]:
     """Name -> file of every definition of the standard library but pipelines and claims, which belong to their file."""
