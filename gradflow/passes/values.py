@@ -157,6 +157,7 @@ class Topology:
     constant: bool = True
     gives: frozenset[str] = frozenset()
     listing: Any = None  # how its links are listed without a dense adjacency: see topologies/edges.py
+    rounds: int = 0  # after how many rounds its links repeat, where they change
 
 
 @dataclass(frozen=True)

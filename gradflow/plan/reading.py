@@ -286,11 +286,9 @@ def _parameter(doc: d.ParameterDoc) -> Any:
 
 
 def _facts(doc: d.FactsDoc | None) -> Any:
-    from gradflow.topologies.links import Facts
+    from gradflow.topologies.facts import Facts
 
-    if doc is None:
-        return None
-    return Facts(**{**doc.model_dump(), "contraction": float("nan") if doc.contraction is None else doc.contraction})
+    return None if doc is None else Facts(**doc.model_dump())
 
 
 def _declared(name: str, kind: str, doc: d.DeclarationDoc | None) -> tuple[Any, tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]]:

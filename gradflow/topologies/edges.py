@@ -172,6 +172,10 @@ def incidence(e: Elaborator, topology: v.Topology, scope: Scope) -> Node:
     here = ops.range(node)
     plus = ops.where(ops.elementwise("eq", first, here), 1.0, 0.0)
     value = ops.elementwise("sub", plus, ops.where(ops.elementwise("eq", second, here), 1.0, 0.0))
-    if not topology.constant:
+    if topology.adjacency.type.has("round"):
+        present = ops.gather(ops.gather(topology.adjacency, second, "node"), first, "from")
+        value = ops.elementwise("mul", value, ops.where(present, 1.0, 0.0))
+    elif not topology.constant:
         value = ops.elementwise("mul", value, ops.where(_flat(e, topology, scope)[2], 1.0, 0.0))
-    return ops.expand(value, (first.type.axes[0], node))
+    lifted = topology.adjacency.type.without(["node", "from"])
+    return ops.expand(value, (*lifted, first.type.axes[0], node))

@@ -7,10 +7,10 @@ Axes: `node` is who receives, `from` who is heard; `weights` [node, from] is wha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from gradflow.graph.graph import Node
+from gradflow.graph.graph import Node, ordered
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
@@ -22,6 +22,7 @@ from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed
 from gradflow.topologies.edges import Factors, Rule, ends, incidence, link_count
+from gradflow.topologies.sequences import MOST_ROUNDS, sequence
 
 STATED = ("connected", "central", "doubly_stochastic")
 
@@ -96,15 +97,20 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
     axes = (Axis("node", nodes), Axis("from", nodes))
     adjacency = e.ops.expand(rule.holds(e.ops.range(axes[0]), e.ops.range(axes[1])), axes)
     weights_value = scope.local("weights")[1] if scope.local("weights")[0] else None
-    constant = not any(n.op == "source" for n in _nodes(adjacency))
+    constant = not any(n.op == "source" for n in ordered([adjacency]))
     options = {"weights": weights_value} if weights_value is not None else {}
-    return v.Topology(text, nodes, adjacency, None, directed, options, constant, frozenset(body.given), rule)
+    return v.Topology(text, nodes, adjacency, None, directed, options, constant, frozenset(body.given), rule, _rounds(scope, definition))
 
 
-def _nodes(node: Node) -> list[Node]:
-    from gradflow.graph.graph import ordered
-
-    return ordered([node])
+def _rounds(scope: Scope, definition: s.Definition) -> int:
+    """`rounds = K`: the links repeat after K rounds."""
+    found, rounds = scope.local("rounds")
+    if found and (not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= MOST_ROUNDS):
+        raise mistake(
+            "E0605", definition.name_span, f"`rounds` of `{definition.name}` is a whole number from 1 to {MOST_ROUNDS}, known when it is compiled",
+            why=f"this is {v.kind_name(rounds)}; after so many rounds the links repeat", fix="`rounds = K`, with K a number or an `int` parameter",
+        )  # fmt: skip
+    return rounds if found else 0
 
 
 def _named(value: v.Topology, name: str, weights: Any) -> v.Topology:
@@ -220,80 +226,12 @@ def topology_fields(e: Elaborator, topology: v.Topology, scope: Scope) -> dict[s
         "laplacian": laplacian,
         "weights": lambda: weights_of(e, topology, ops.span),
         "links": lambda: link_count(e, topology, number),
+        "sequence": lambda: sequence(e, topology, ops.span),
+        "rounds": max(topology.rounds, 1),
         "ends": lambda: ends(e, topology, scope),
         "incidence": lambda: incidence(e, topology, scope),
         "nodes": topology.nodes if topology.nodes is not None else ops.axis_size("node", topology.adjacency),
     }
 
 
-# ---- facts
-
-
-def stated(topology: v.Topology, name: str) -> bool:
-    """Whether a property is known without computing: it was stated, or it holds by construction (Metropolis weights of an undirected graph)."""
-    if name == "doubly_stochastic":
-        return topology.weights is None and "weights" not in topology.options and not topology.directed
-    return name in topology.gives or (name == "central" and "connected" in topology.gives)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is computed of a constant topology: the checker and `plan` show these numbers."""
-
-    nodes: int
-    links: int
-    directed: bool
-    connected: bool
-    components: int
-    diameter: int | None
-    central: bool
-    doubly_stochastic: bool
-    row_error: float
-    column_error: float
-    contraction: float
-
-    def holds(self, name: str) -> bool:
-        return {"connected": self.connected, "central": self.connected, "doubly_stochastic": self.doubly_stochastic}.get(name, True)
-
-    def why(self, name: str) -> str:
-        if name in ("connected", "central"):
-            return f"it falls into {self.components} parts that never hear of each other"
-        return f"its weights' rows sum to 1 within {self.row_error:.2g}, its columns within {self.column_error:.2g}"
-
-    def fix(self, name: str) -> str:
-        return "link the parts" if name in ("connected", "central") else "use `weights: metropolis()`"
-
-
-def facts(e: Elaborator, topology: v.Topology) -> Facts | None:
-    """None where the topology depends on data or on the clock."""
-    if not topology.constant or topology.nodes is None:
-        return None
-    cache: dict[int, Facts] = e.constants.setdefault("topology facts", {})
-    if topology.adjacency.id not in cache:
-        cache[topology.adjacency.id] = _facts(e, topology)
-    return cache[topology.adjacency.id]
-
-
-def _facts(e: Elaborator, topology: v.Topology) -> Facts:
-    import networkx
-    import numpy
-
-    from gradflow.passes.constants import compute
-
-    weights = weights_of(e, topology, e.ops.span)
-    adjacency, w = compute(topology.adjacency, weights)
-    graph = networkx.from_numpy_array(adjacency.T.astype(int), create_using=networkx.DiGraph if topology.directed else networkx.Graph)
-    n = len(adjacency)
-    parts = networkx.number_weakly_connected_components(graph) if topology.directed else networkx.number_connected_components(graph)
-    strong = networkx.is_strongly_connected(graph) if topology.directed else parts == 1
-    rows, columns = float(abs(w.sum(1) - 1).max()), float(abs(w.sum(0) - 1).max())
-    degrees = adjacency.sum(1)
-    return Facts(
-        nodes=n, links=int(adjacency.sum()) // (1 if topology.directed else 2), directed=topology.directed, connected=bool(strong),
-        components=parts, diameter=int(networkx.diameter(graph)) if strong and n <= 500 else None, central=n == 1 or bool((degrees == n - 1).any()),
-        doubly_stochastic=max(rows, columns) < 1e-9, row_error=rows, column_error=columns,
-        contraction=float(numpy.linalg.norm(w - 1 / n, 2)) if n <= 2000 else float("nan"),
-    )  # fmt: skip
-
-
-__all__ = ["Facts", "build_topology", "combine", "facts", "topology_fields", "weights_of"]
+__all__ = ["build_topology", "combine", "topology_fields", "weights_of"]
