@@ -151,7 +151,7 @@ def rename(node: Node, x: Array) -> Array:
 
 
 def table(node: Node) -> Array:
-    return numpy.array(node["values"], DTYPES[node.type.base]).reshape([axis.size for axis in node.type.axes])
+    return numpy.array(node["values"], DTYPES[node.type.base]).reshape([axis.size or 0 for axis in node.type.axes])
 
 
 def range_(node: Node, *like: Array) -> Array:

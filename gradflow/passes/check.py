@@ -23,6 +23,7 @@ from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
 from gradflow.passes.suggestions import head
+from gradflow.topologies.edges import Rule
 
 SIDES = (12, 8, 6, 5)
 NODES = 4
@@ -203,10 +204,15 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
 
 
 def _ring(e: Elaborator) -> v.Topology:
+    """A ring whose numbers nobody may rely on: what a stage requires of its graph is left to the flows that it stands in."""
     size = (Axis("node", NODES), Axis("from", NODES))
-    gap = e.ops.elementwise("mod", e.ops.elementwise("sub", e.ops.range(size[0]), e.ops.range(size[1])), NODES)
-    near = e.ops.elementwise("or", e.ops.elementwise("eq", gap, 1), e.ops.elementwise("eq", gap, NODES - 1))
-    return v.Topology("ring", NODES, e.ops.expand(near, size), None)
+
+    def near(receiver: Any, sender: Any) -> Any:
+        gap = e.ops.elementwise("mod", e.ops.elementwise("sub", receiver, sender), NODES)
+        return e.ops.elementwise("or", e.ops.elementwise("eq", gap, 1), e.ops.elementwise("eq", gap, NODES - 1))
+
+    some = e.ops.elementwise("and", near(e.ops.range(size[0]), e.ops.range(size[1])), e.ops.source(Type("bool"), "input", "linked"))
+    return v.Topology("ring", NODES, e.ops.expand(some, size), None, gives=frozenset(["connected"]), listing=Rule(near))
 
 
 def _look(value: Node, point: Node | None, fresh: int) -> Node:

@@ -17,6 +17,7 @@ from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed, suggestion
+from gradflow.passes.words import expression_text
 
 GRADIENT = {
     "exact": (), "unbiased": ("omega",), "contractive": ("delta",), "biased": (), "dense": (), "sparse": ("k",), "lowrank": ("r",), "scalar": ("n",),
@@ -162,12 +163,20 @@ def check_requirement(e: Elaborator, statement: s.Require, scope: Scope) -> None
         value = known(value)
     if value is None or value is True or (isinstance(value, int | float) and value):
         return
-    from gradflow.passes.words import expression_text
-
     text = expression_text(tree)
     message = statement.message or f"`{text}` does not hold"
-    why, fix = f"`{scope.owner}` {'asks for' if statement.kind == 'require' else 'prefers'} `{text}`", "change the arguments so that it holds"
+    why = f"`{scope.owner}` {'asks for' if statement.kind == 'require' else 'prefers'} `{text}`{_worth(e, tree, scope)}"
+    fix = "change the arguments so that it holds"
     _unmet(e, statement, tree.span, message, why, fix)
+
+
+def _worth(e: Elaborator, tree: s.Expr, scope: Scope) -> str:
+    """What the sides of a comparison are worth that are calls of functions: the number that fails."""
+    from gradflow.passes.constants import known
+
+    sides = [side for side in tree.operands if isinstance(side, s.Call)] if isinstance(tree, s.Compare) else []
+    worth = [(expression_text(side), known(e.ops.constant(e.tensor(e.evaluate(side, scope))))) for side in sides]
+    return "".join(f"; `{text}` is {value:.3g}" for text, value in worth if isinstance(value, int | float))
 
 
 def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: str, fix: str) -> None:

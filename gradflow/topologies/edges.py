@@ -22,7 +22,6 @@ from gradflow.passes.scope import Scope
 if TYPE_CHECKING:
     import numpy
 
-DENSE = 1500  # up to so many nodes the adjacency is simply computed
 BLOCK = 2_000_000  # pairs that are looked at together
 Arcs = tuple["numpy.ndarray", "numpy.ndarray"]
 
@@ -74,7 +73,7 @@ def _arcs(e: Elaborator, topology: v.Topology) -> Arcs:
         across = [(end[:, None] * size + columns).reshape(-1) for end in (outer, outer_to)]
         along = [(rows[:, None] * size + end).reshape(-1) for end in (inner, inner_to)]
         return numpy.concatenate([across[0], along[0]]), numpy.concatenate([across[1], along[1]])
-    if isinstance(topology.listing, Rule) and n > DENSE:
+    if isinstance(topology.listing, Rule):
         return _in_blocks(e, topology.listing, n)
     from gradflow.passes.constants import compute
 
@@ -93,7 +92,7 @@ def _in_blocks(e: Elaborator, rule: Rule, n: int) -> Arcs:
     block = e.ops.source(Type("int", (Axis("node"),)), "input", "#rows")
     holds = e.ops.expand(rule.holds(block, e.ops.range(Axis("from", n))), (Axis("node"), Axis("from", n)))
     draws = [node for node in ordered([holds]) if node.op == "draw"]
-    held = {("input", f"#draw{i}"): value for i, value in enumerate(compute(*draws))}
+    held: dict[tuple[str, ...], Any] = {("input", f"#draw{i}"): value for i, value in enumerate(compute(*draws))}
     stands = {node.id: e.ops.source(node.type, "input", f"#draw{i}") for i, node in enumerate(draws)}
     run = lower(Region((("holds", substitute(e.graph, [holds], stands)[holds.id]),)))
     found: list[Arcs] = []

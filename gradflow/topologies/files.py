@@ -33,7 +33,7 @@ def from_file(e: Elaborator, path: Any, span: Span) -> v.Topology:
     ending = place.suffix.lower()
     if ending not in FORMATS:
         raise mistake(
-            "E0609", span, f"`{path}` has no ending that tells its format", why=f"formats are {', '.join(FORMATS)}",
+            "E0621", span, f"`{path}` has no ending that tells its format", why=f"formats are {', '.join(FORMATS)}",
             fix="rename it; two nodes a line are an edge list",
         )  # fmt: skip
     try:
@@ -45,7 +45,7 @@ def from_file(e: Elaborator, path: Any, span: Span) -> v.Topology:
     except Exception as error:  # readers of networkx raise what they like: KeyError, TypeError, ParseError, NetworkXError, ..
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split()) or type(error).__name__
         raise mistake(
-            "E0609", span, f"cannot read the graph `{path}`", why=reason[:200],
+            "E0621", span, f"cannot read the graph `{path}`", why=reason[:200],
             fix=f"the path is relative to the spec; as {ending} it holds " + CONTENTS[ending],
         ) from None  # fmt: skip
     return topology_of(e, place.stem, graph)

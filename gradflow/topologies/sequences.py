@@ -34,11 +34,8 @@ def rounds_of(e: Elaborator, topology: v.Topology) -> list[v.Topology]:
         weights = at_round(e, topology.weights, number) if topology.weights is not None else None
         options = {k: at_round(e, x, number) if isinstance(x, Node) else x for k, x in topology.options.items()}
         listing = _rule(e, topology.listing, number) if isinstance(topology.listing, Rule) else None
-        found.append(
-            replace(
-                topology, adjacency=at_round(e, topology.adjacency, number), weights=weights, options=options, constant=True, rounds=1, listing=listing,
-            )
-        )  # fmt: skip
+        adjacency = at_round(e, topology.adjacency, number)
+        found.append(replace(topology, adjacency=adjacency, weights=weights, options=options, constant=True, rounds=1, listing=listing))
     return found
 
 
