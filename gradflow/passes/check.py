@@ -123,7 +123,7 @@ def pipeline_inputs(definition: s.Definition) -> dict[str, Any]:
     for statement in definition.body or ():
         option = statement.type.options[0] if isinstance(statement, s.Input) else None
         if isinstance(statement, s.Input) and option is not None and option.axes is not None:
-            axes = tuple(Axis(item.name, NODES if item.name in ("node", "from") else 3) for item in option.axes.items)
+            axes = tuple(Axis(item.name, NODES if item.name in ("node", "from", "to") else 3) for item in option.axes.items)
             found.update({f"#{name}": Type(option.base or "real", axes) for name in statement.names})
     return found
 
