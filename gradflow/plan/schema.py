@@ -180,6 +180,7 @@ class FactsDoc(Doc):
     degree_most: Size
     weights: str
     rounds: Size
+    factors: tuple[Size, ...]
     edges: tuple[tuple[Index, Index], ...]
 
 

@@ -19,16 +19,16 @@ from typing import Any
 from gradflow.graph.graph import Node
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
-from gradflow.topologies.edges import arcs_of
+from gradflow.topologies.edges import Factors, arcs_of
 
 SMALL = 1500
-DRAWN = 64  # nodes up to which links are kept, to be drawn
+DRAWN = 60  # nodes up to which links are kept, to be drawn
 EXACT = 1e-9
 
 
 @dataclass(frozen=True)
 class Facts:
-    """`worst_sum`: the row or column of the weights whose sum is farthest from 1, and that sum. `edges`: kept for small graphs only."""
+    """`worst_sum`: the row or column of the weights whose sum is farthest from 1, and that sum. `factors`: of a product. `edges`: of small graphs."""
 
     nodes: int
     links: int
@@ -50,6 +50,7 @@ class Facts:
     degree_most: int
     weights: str
     rounds: int = 1
+    factors: tuple[int, ...] = ()
     edges: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -126,8 +127,15 @@ def _facts(e: Elaborator, topology: v.Topology) -> Facts:
         row_error=float(rows.max()), column_error=float(columns.max()), worst_column=int(columns.argmax()),
         contraction=contraction(w), slem=second_modulus(w), connectivity=connectivity, chi_1=chi_1, chi_2=chi_2,
         degree_least=int(degrees.min()), degree_most=int(degrees.max()), weights=weights_name(topology),
-        edges=tuple(zip(sender[once].tolist(), receiver[once].tolist(), strict=True)) if n <= DRAWN else (),
+        factors=factors(topology), edges=tuple(zip(sender[once].tolist(), receiver[once].tolist(), strict=True)) if n <= DRAWN else (),
     )  # fmt: skip
+
+
+def factors(topology: v.Topology) -> tuple[int, ...]:
+    """The numbers of nodes of what a product is made of, the last counting fastest."""
+    if isinstance(topology.listing, Factors):
+        return factors(topology.listing.first) + factors(topology.listing.second)
+    return (topology.nodes or 0,)
 
 
 def mixing(e: Elaborator, topology: v.Topology, heard: Any) -> Any:
