@@ -22,7 +22,7 @@ from gradflow.passes.scope import Scope
 if TYPE_CHECKING:
     import numpy
 
-BLOCK = 2_000_000  # pairs that are looked at together
+BLOCK = 100_000  # pairs that are looked at together: they stay in the cache
 Arcs = tuple["numpy.ndarray", "numpy.ndarray"]
 
 

@@ -24,6 +24,7 @@ from gradflow.topologies.edges import Factors, arcs_of
 SMALL = 1500
 DRAWN = 60  # nodes up to which links are kept, to be drawn
 EXACT = 1e-9
+FEW = 11  # entries a row
 
 
 @dataclass(frozen=True)
@@ -208,18 +209,20 @@ def _start(n: int) -> Any:
 
 
 def least(matrix: Any, k: int) -> float:
-    """The k-th smallest eigenvalue of a sparse positive semidefinite matrix. Graphs that mix well are quick for Lanczos' method as they are; those
-    that do not have small separators, so that it is quick for the inverse."""
+    """The k-th smallest eigenvalue of a sparse positive semidefinite matrix, k = 1 or 2. Graphs with few links a node have small separators, so
+    that inverting costs little; the others mix well, so that Lanczos' method is quick (with more vectors than are needed: it may skip one)."""
     import numpy
     from scipy.sparse import eye_array
     from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-    start = _start(matrix.shape[0])
-    try:
-        return float(numpy.sort(eigsh(matrix, k=k, which="SA", v0=start, maxiter=12, tol=1e-10, return_eigenvectors=False))[k - 1])
-    except ArpackNoConvergence:
-        shifted = (matrix + 1e-9 * eye_array(matrix.shape[0])).tocsc()
-        return float(numpy.sort(eigsh(shifted, k=k, sigma=0, which="LM", v0=start, return_eigenvectors=False))[k - 1]) - 1e-9
+    n = matrix.shape[0]
+    if matrix.nnz > FEW * n:
+        try:
+            return float(numpy.sort(eigsh(matrix, k=6, ncv=min(80, n), which="SA", v0=_start(n), maxiter=30, return_eigenvectors=False))[k - 1])
+        except ArpackNoConvergence:
+            pass
+    shifted = (matrix + 1e-9 * eye_array(n)).tocsc()
+    return float(numpy.sort(eigsh(shifted, k=3, sigma=0, which="LM", v0=_start(n), return_eigenvectors=False))[k - 1]) - 1e-9
 
 
 def delays(heard: Any, directed: bool, parts: int) -> tuple[float | None, float | None, float | None]:

@@ -159,7 +159,7 @@ def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.To
 
 def _single(e: Elaborator) -> v.Topology:
     axes = (Axis("node", 1), Axis("from", 1))
-    return v.Topology("point", 1, e.ops.expand(False, axes), None)
+    return v.Topology("point", 1, e.ops.expand(False, axes), None, gives=frozenset(["connected"]))
 
 
 def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
@@ -218,7 +218,7 @@ def topology_fields(e: Elaborator, topology: v.Topology, scope: Scope) -> dict[s
 
     def laplacian() -> Any:
         same = ops.elementwise("eq", ops.range(Axis("node", topology.nodes), number), ops.range(Axis("from", topology.nodes), number))
-        return ops.elementwise("sub", ops.where(same, degree, 0.0), number)
+        return ops.expand(ops.elementwise("sub", ops.where(same, degree, 0.0), number), number.type.axes)
 
     return {
         "adjacency": topology.adjacency,
