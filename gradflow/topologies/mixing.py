@@ -40,7 +40,7 @@ def fastest(e: Elaborator, topology: v.Topology, span: Span) -> Node:
             known[key] = solved(n, first, second)
         except MissingExtra as error:
             raise mistake(
-                "E0622", span, "`fastest_mixing` needs a solver that is not installed", why=str(error), fix="pip install 'gradflow[opt]'",
+                "E0209", span, "`fastest_mixing` needs a solver that is not installed", why=str(error), fix="pip install 'gradflow[opt]'",
             ) from None  # fmt: skip
     return e.ops.table(known[key].reshape(-1).tolist(), Type("real", axes))
 

@@ -49,7 +49,7 @@ def test_without_the_solver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(Mistake) as told:
         Graph("ring(5, weights: fastest_mixing())").get("graph.weights")
-    assert told.value.diagnostic.code == "E0622" and "gradflow[opt]" in str(told.value.diagnostic.fix)
+    assert told.value.diagnostic.code == "E0209" and "gradflow[opt]" in str(told.value.diagnostic.fix)
 
 
 @pytest.mark.parametrize("text", ["exponential(6, weights: fastest_mixing())", "ring(500, weights: fastest_mixing())"])
