@@ -175,7 +175,8 @@ def _worth(e: Elaborator, tree: s.Expr, scope: Scope) -> str:
     from gradflow.passes.constants import known
 
     sides = [side for side in tree.operands if isinstance(side, s.Call)] if isinstance(tree, s.Compare) else []
-    worth = [(expression_text(side), known(e.ops.constant(e.tensor(e.evaluate(side, scope))))) for side in sides]
+    values = [(expression_text(side), e.evaluate(side, scope)) for side in sides]
+    worth = [(text, known(value) if isinstance(value, Node) else value) for text, value in values]
     return "".join(f"; `{text}` is {value:.3g}" for text, value in worth if isinstance(value, int | float))
 
 

@@ -74,6 +74,18 @@ def test_strong_repulsion_stays_finite_and_goes_where_it_has_been_least() -> Non
     numpy.testing.assert_allclose(found[3], [0, 0, 0, 1], atol=1e-12)  # the diagonal takes part
 
 
+def test_the_law_of_strong_repulsion_is_that_of_detailed_balance() -> None:
+    """Where single factors underflow: between two nodes the law is even whatever the visits are."""
+    found = kernel(numpy.array([[0.0, 1.0], [1.0, 0.0]]), numpy.array([0.5, 0.5]), numpy.array([0.9, 0.1]), 1e6)
+    numpy.testing.assert_allclose(found["pi_x"], [0.5, 0.5])
+
+
+def test_one_node() -> None:
+    one = numpy.ones(1)
+    found = walk(numpy.ones((1, 1)), one, one, numpy.array([0.3, 0.999]))
+    assert found["path"].tolist() == [0, 0, 0] and found["x"].tolist() == [[1.0]] * 3
+
+
 def test_a_single_neighbor_is_always_next() -> None:
     p = numpy.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])
     for alpha in (0.0, 3.0, 1e3):
