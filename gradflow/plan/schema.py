@@ -180,6 +180,7 @@ class FactsDoc(Doc):
     degree_most: Size
     weights: str
     rounds: Size
+    hub: bool
     factors: tuple[Size, ...]
     edges: tuple[tuple[Index, Index], ...]
 

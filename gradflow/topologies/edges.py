@@ -90,7 +90,10 @@ def _in_blocks(e: Elaborator, rule: Rule, n: int) -> Arcs:
 
     rows = max(1, BLOCK // n)
     block = e.ops.source(Type("int", (Axis("node"),)), "input", "#rows")
-    holds = e.ops.expand(rule.holds(block, e.ops.range(Axis("from", n))), (Axis("node"), Axis("from", n)))
+    condition = rule.holds(block, e.ops.range(Axis("from", n)))
+    if not isinstance(condition, Node):  # false whatever the nodes
+        return numpy.zeros(0, numpy.int64), numpy.zeros(0, numpy.int64)
+    holds = e.ops.expand(condition, (Axis("node"), Axis("from", n)))
     draws = [node for node in ordered([holds]) if node.op == "draw"]
     held: dict[tuple[str, ...], Any] = {("input", f"#draw{i}"): value for i, value in enumerate(compute(*draws))}
     stands = {node.id: e.ops.source(node.type, "input", f"#draw{i}") for i, node in enumerate(draws)}

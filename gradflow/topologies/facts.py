@@ -29,7 +29,8 @@ FEW = 11  # entries a row
 
 @dataclass(frozen=True)
 class Facts:
-    """`worst_sum`: the row or column of the weights whose sum is farthest from 1, and that sum. `factors`: of a product. `edges`: of small graphs."""
+    """`worst_sum`: the row or column of the weights whose sum is farthest from 1, and that sum. `hub`: all of
+    them hear a server that is no node. `factors`: of a product. `edges`: of small graphs."""
 
     nodes: int
     links: int
@@ -51,18 +52,21 @@ class Facts:
     degree_most: int
     weights: str
     rounds: int = 1
+    hub: bool = False
     factors: tuple[int, ...] = ()
     edges: tuple[tuple[int, int], ...] = ()
 
     @property
     def gap(self) -> float | None:
-        return None if self.contraction is None else 1 - self.contraction
+        return None if self.contraction is None else 0.0 if abs(1 - self.contraction) < 1e-14 else 1 - self.contraction
 
     def holds(self, name: str) -> bool:
         return {"connected": self.connected, "central": self.connected, "doubly_stochastic": self.doubly_stochastic}.get(name, True)
 
     def why(self, name: str) -> str:
         """The number that fails."""
+        if self.hub:
+            return "its nodes hear a hub that is none of them, and never one another"
         if name in ("connected", "central") and self.components > 1:
             return f"it falls into {self.components} parts that never hear of each other: lambda_2 of its Laplacian is 0"
         if name in ("connected", "central"):
@@ -73,6 +77,8 @@ class Facts:
         )
 
     def fix(self, name: str) -> str:
+        if self.hub:
+            return "use an exchange over a center, such as `average()`; or a hub that is a node"
         if name in ("connected", "central"):
             return "link the parts" if self.components > 1 else "add links back"
         return "use `weights: metropolis()`"
@@ -129,8 +135,13 @@ def _facts(e: Elaborator, topology: v.Topology) -> Facts:
         row_error=float(rows.max()), column_error=float(columns.max()), worst_column=int(columns.argmax()),
         contraction=rho, slem=second_modulus(w) if small else rho, connectivity=connectivity, chi_1=chi_1, chi_2=chi_2,
         degree_least=int(degrees.min()), degree_most=int(degrees.max()), weights=weights_name(topology),
-        factors=factors(topology), edges=tuple(zip(sender[once].tolist(), receiver[once].tolist(), strict=True)) if n <= DRAWN else (),
+        hub=served(topology, len(sender)), factors=factors(topology), edges=tuple(zip(sender[once].tolist(), receiver[once].tolist(), strict=True)) if n <= DRAWN else (),
     )  # fmt: skip
+
+
+def served(topology: v.Topology, arcs: int) -> bool:
+    """Central without a link: all nodes talk to a hub that is none of them."""
+    return not arcs and "central" in topology.gives and "connected" not in topology.gives
 
 
 def factors(topology: v.Topology) -> tuple[int, ...]:

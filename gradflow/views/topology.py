@@ -21,7 +21,7 @@ Point = tuple[int, int]
 
 
 def is_drawn(topology: Mapping[str, Any] | None) -> bool:
-    return topology is not None and bool(topology.get("edges")) and topology["nodes"] <= MOST
+    return topology is not None and bool(topology.get("edges") or topology.get("hub")) and topology["nodes"] <= MOST
 
 
 # ---- where nodes stand
@@ -29,6 +29,8 @@ def is_drawn(topology: Mapping[str, Any] | None) -> bool:
 
 def places(topology: Mapping[str, Any]) -> list[Place]:
     n, edges, factors = topology["nodes"], topology["edges"], topology["factors"]
+    if topology["hub"]:
+        return _circle(n)
     if len(factors) == 2 and min(factors) > 1:
         return [_cell(factors, node) for node in range(n)]
     if len(factors) > 2 and set(factors) == {2} and len(factors) <= len(CUBE):
@@ -86,6 +88,7 @@ def _fitted(found: list[Place]) -> list[Place]:
 def strokes(topology: Mapping[str, Any], where: list[Place]) -> Iterator[tuple[int, int, Place, Place]]:
     """(from, to, start, end) of every line; a link around the border of a grid is two stubs that leave it."""
     factors = topology["factors"]
+    yield from ((node, node, where[node], (0.5, 0.5)) for node in range(topology["nodes"] if topology["hub"] else 0))
     for a, b in topology["edges"]:
         start, end = where[a], where[b]
         steps = (abs(a % factors[1] - b % factors[1]), abs(a // factors[1] - b // factors[1])) if len(factors) == 2 and min(factors) > 1 else (0, 0)
@@ -124,6 +127,8 @@ def drawing(topology: Mapping[str, Any], width: int) -> list[str]:
     lines = [[chr(0x2800 + dots[x, y]) if (x, y) in dots else " " for x in range(columns + digits)] for y in range(rows)]
     for (x, y), sign in arrows.items():
         lines[y][x] = sign
+    if topology["hub"]:
+        lines[2 * rows // 4][columns // 2] = "*"
     taken = {(x - len(str(node)) // 2 + i, y) for node, (x, y) in enumerate(centers) for i in range(len(str(node)))}
     for node, (x, y) in enumerate(centers):
         text = str(node)
@@ -183,6 +188,8 @@ def svg(topology: Mapping[str, Any], size: int = 480, y: int = 0) -> str:
 def facts_line(topology: Mapping[str, Any]) -> str:
     if topology["changes"]:
         return f"{topology['name']}: {topology['nodes'] or '?'} nodes; its links depend on the clock or on data"
+    if topology["hub"]:
+        return f"{topology['nodes']:,} nodes around a hub that is none of them"
     links = topology["links"]
     low, high = topology["degree"]
     facts = [f"{topology['nodes']:,} nodes", f"{links:,} link{'s' * (links != 1)}"]

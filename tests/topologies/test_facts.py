@@ -128,6 +128,14 @@ def test_walks_are_in_detailed_balance(text: str) -> None:
         numpy.testing.assert_allclose(law[:, None] * p, (law[:, None] * p).T, atol=1e-12)
 
 
+def test_a_hub_that_is_no_node() -> None:
+    graph = Graph("star(5, hub: trusted)")
+    found = graph.facts
+    assert found.hub and not found.connected and found.links == 0 and "none of them" in found.why("connected")
+    assert rooms.stated(graph.value, "central") and not rooms.stated(graph.value, "connected")
+    assert not Graph("star(5)").facts.hub and not Graph("apart()", "topology apart { nodes = 3; link i <-> j if i > 5 }").facts.hub
+
+
 def test_direction_and_bad_sums_are_named() -> None:
     down = Graph("down()", "topology down { nodes = 4; link i -> j if i < j }").facts
     assert not down.connected and down.components == 1 and "go one way" in down.why("connected")

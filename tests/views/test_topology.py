@@ -17,13 +17,13 @@ from tests.plan.programs import of
 SNAPSHOT = Path(__file__).parent / "snapshots" / "topologies.txt"
 GRAPHS = {
     "ring(12)": 12, "torus(3, 5)": 15, "grid(2, 4)": 8, "hypercube(3)": 8, "star(9)": 9, "exponential(8)": 8, "complete(6)": 6, "path(2)": 2,
-    "ring(1)": 1, "cycle(ring(6), complete(6))": 6,
+    "ring(1)": 1, "cycle(ring(6), complete(6))": 6, "star(7, hub: trusted)": 7,
 }  # fmt: skip
 SPEC = """pipeline p {{
   data  train, test = digits(split: by_label)
   model net         = softmax_regression(64, 10)
   loss              = cross_entropy(net(train.x), train.y)
-  flow  net over {}: loss -> backprop -> gossip() -> sgd(lr: 0.5)
+  flow  net over {}: loss -> backprop -> {}() -> sgd(lr: 0.5)
   train 3 rounds (seed: 0)
 }}
 """
@@ -31,7 +31,7 @@ SPEC = """pipeline p {{
 
 @cache
 def program(graph: str) -> Any:
-    return of(SPEC.format(graph))
+    return of(SPEC.format(graph, "average" if "hub" in graph else "gossip"))
 
 
 @cache
