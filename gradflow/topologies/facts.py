@@ -135,7 +135,8 @@ def _facts(e: Elaborator, topology: v.Topology) -> Facts:
         row_error=float(rows.max()), column_error=float(columns.max()), worst_column=int(columns.argmax()),
         contraction=rho, slem=second_modulus(w) if small else rho, connectivity=connectivity, chi_1=chi_1, chi_2=chi_2,
         degree_least=int(degrees.min()), degree_most=int(degrees.max()), weights=weights_name(topology),
-        hub=served(topology, len(sender)), factors=factors(topology), edges=tuple(zip(sender[once].tolist(), receiver[once].tolist(), strict=True)) if n <= DRAWN else (),
+        hub=served(topology, len(sender)), factors=factors(topology),
+        edges=tuple(zip(sender[once].tolist(), receiver[once].tolist(), strict=True)) if n <= DRAWN else (),
     )  # fmt: skip
 
 

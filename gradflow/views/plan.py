@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2}
 VERSION = 1
 SHOWN = (  # of a topology's facts
-    "links", "connected", "components", "diameter", "central", "doubly_stochastic", "slem", "chi_1", "chi_2", "weights", "rounds", "hub", "factors", "edges",
+    "links", "connected", "components", "diameter", "central", "doubly_stochastic", "slem", "chi_1", "chi_2", "weights", "rounds",
+    "hub", "factors", "edges",
 )  # fmt: skip
 
 
