@@ -150,6 +150,10 @@ def rename(node: Node, x: Array) -> Array:
     return x
 
 
+def table(node: Node) -> Array:
+    return numpy.array(node["values"], DTYPES[node.type.base]).reshape([axis.size or 0 for axis in node.type.axes])
+
+
 def range_(node: Node, *like: Array) -> Array:
     axis = node.type.axes[0]
     size = axis.size
@@ -342,10 +346,6 @@ def pack(node: Node, *leaves: Array) -> Array:
 # ---- placed on several processes
 
 
-def table(node: Node) -> Array:
-    return numpy.array(node["values"], dtype=DTYPES["int"])
-
-
 def mix(node: Node, x: Array) -> Array:
     rest = [name for name in node.inputs[0].type.names if name != node["over"]]
     rows = align(x, node.inputs[0].type.names, (node["over"], *rest))
@@ -364,9 +364,9 @@ def transfer(node: Node, value: Array, *index: Array) -> Array:
 OPERATIONS: dict[str, Meaning] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(REDUCERS, reduction),
-    "const": constant, "where": where, "expand": expand, "axis_size": axis_size, "rename": rename, "range": range_, "slice": slice_,
+    "const": constant, "table": table, "where": where, "expand": expand, "axis_size": axis_size, "rename": rename, "range": range_, "slice": slice_,
     "stack": stack, "concat": concat, "one_hot": one_hot, "argmax": arg_extreme, "argmin": arg_extreme, "cumsum": cumsum, "dot": dot,
     "segment_sum": segment, "segment_max": segment, "segment_min": segment, "gather": gather, "scatter_add": scatter_add,
     "sort": sort, "rank": rank, "top": top, "leaf": leaf, "pack": pack,
-    "table": table, "mix": mix, "transfer": transfer,
+    "mix": mix, "transfer": transfer,
 }  # fmt: skip

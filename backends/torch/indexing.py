@@ -22,6 +22,12 @@ def axis_size(w: Writer, node: Node) -> str:
     return w.size_of(node.inputs[0], node["axis"])
 
 
+def table(w: Writer, node: Node) -> str:
+    kinds = {"real": "real", "int": "torch.int64", "bool": "torch.bool"}
+    values = w.constant(node["values"], "values")
+    return f"torch.tensor({values}, dtype={kinds[node.type.base]}, device=device).reshape({[axis.size for axis in node.type.axes]})"
+
+
 def range_(w: Writer, node: Node) -> str:
     return f"torch.arange({w.size(node, node.type.names[0])}, device=device)"
 
@@ -177,10 +183,6 @@ def draw(w: Writer, node: Node) -> str:
     return f"draw({node['dist']!r}, ({', '.join(key)}), {sizes}, {static}{given}{dim}, dtype={DTYPES[node.type.base]}, device=device)"
 
 
-def table(w: Writer, node: Node) -> str:
-    return f"torch.tensor({list(node['values'])}, dtype=torch.int64, device=device)"
-
-
 def mix(w: Writer, node: Node) -> str:
     x, rest = node.inputs[0], [n for n in node.inputs[0].type.names if n != node["over"]]
     text = w.align(x, (node["over"], *rest), "real")
@@ -200,8 +202,8 @@ def transfer(w: Writer, node: Node) -> str:
 
 
 OPERATIONS: dict[str, Callable[[Writer, Node], str]] = {
-    "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot,
+    "expand": expand, "axis_size": axis_size, "range": range_, "table": table, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot,
     "gather": gather,
     "scatter_add": scatter_add, "segment_sum": segment, "segment_max": segment, "segment_min": segment, "sort": sort, "rank": rank, "top": top,
-    "leaf": leaf, "pack": pack, "draw": draw, "table": table, "mix": mix, "transfer": transfer,
+    "leaf": leaf, "pack": pack, "draw": draw, "mix": mix, "transfer": transfer,
 }  # fmt: skip

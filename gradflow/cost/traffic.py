@@ -31,7 +31,7 @@ def messages_of(update: Update, program: Program, width: int) -> tuple[Message, 
     links = facts.links if facts is not None else None
     gives = " ".join(gives for _, kind, _, gives in update.facts.get("stages", ()) if kind == "exchange")
     roots = [node for name, node in update.region.results if name.startswith(("param/", "state/"))]
-    found = [*_exchanged(roots, gives, width, nodes, links), *_mixed(roots, width, links, topology.directed)]
+    found = [*_exchanged(roots, gives, width, nodes, facts is not None and facts.hub), *_mixed(roots, width, links, topology.directed)]
     return tuple(found or _walked(update, program, width))
 
 
@@ -47,7 +47,7 @@ def _mixed(roots: list[Node], width: int, links: int | None, directed: bool) -> 
                 yield Message("mix", "link", arcs, size, arcs * size)
 
 
-def _exchanged(roots: list[Node], gives: str, width: int, nodes: int, links: int | None) -> Iterator[Message]:
+def _exchanged(roots: list[Node], gives: str, width: int, nodes: int, hub: bool) -> Iterator[Message]:
     counted: dict[int, Node] = {}
     for node in ordered(roots):
         if node.op == "sum" and node["over"] == ("node",) and node.type.has("param") and not _started(node, roots):
@@ -55,7 +55,7 @@ def _exchanged(roots: list[Node], gives: str, width: int, nodes: int, links: int
     for node in counted.values():
         dense = _size(node.inputs[0], ("node",), width)
         sent = compressed(gives, dense, width) if node.inputs[0].type.has("param") else dense
-        others = nodes - 1
+        others = nodes - (0 if hub else 1)  # who is not the center
         yield Message("all-reduce", "gather", 2 * others, sent + dense, others * (sent + dense))
 
 

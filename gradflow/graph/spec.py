@@ -17,8 +17,8 @@ axis of all coordinates of a model):
     gather(x, i)                 axis: x[axis: i], shared axes matched by name
     scatter_add(x, i)            axis: the transpose of gather; the result has the type's axes
     one_hot(i)                   axis: 1.0 where the index is, along a new last axis
+    table()                      values: a tuple of numbers, in row-major order of the type's axes
     range([x])                   axis: 0, 1, ..; its size is the type's, or that of x along the same axis
-    table()                      values: the entries of the type's one axis, whole numbers
     mix(x)                       weights (known, sparse), over, axis: the product with weights [axis, over]; axis comes first in the result
     slice(x)                     axis, start, stop
     stack(x..)                   axis: new first axis
@@ -42,6 +42,8 @@ After `resolve` no hole may be left; after `differentiate` no gradient; a backen
 """
 
 from __future__ import annotations
+
+import math
 
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.operations import ELEMENTWISE, REDUCTIONS
@@ -94,4 +96,9 @@ def _problem(node: Node, stage: str) -> str:
             return f"axes {sorted(names)} of an elementwise result, {sorted(wanted)} of its operands"
     if node.op == "choose" and node.inputs[0].type.axes:
         return "the condition of a lazy choice has axes"
+    if node.op == "table" and (
+        math.prod(-1 if axis.size is None else axis.size for axis in node.type.axes) != len(node["values"])
+        or any(not isinstance(value, bool | int | float) for value in node["values"])
+    ):
+        return "a table whose numbers do not fill its axes"
     return ""

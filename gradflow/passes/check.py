@@ -23,6 +23,7 @@ from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
 from gradflow.passes.suggestions import head
+from gradflow.topologies.edges import Rule
 
 SIDES = (12, 8, 6, 5)
 NODES = 4
@@ -122,7 +123,7 @@ def pipeline_inputs(definition: s.Definition) -> dict[str, Any]:
     for statement in definition.body or ():
         option = statement.type.options[0] if isinstance(statement, s.Input) else None
         if isinstance(statement, s.Input) and option is not None and option.axes is not None:
-            axes = tuple(Axis(item.name, NODES if item.name in ("node", "from") else 3) for item in option.axes.items)
+            axes = tuple(Axis(item.name, NODES if item.name in ("node", "from", "to") else 3) for item in option.axes.items)
             found.update({f"#{name}": Type(option.base or "real", axes) for name in statement.names})
     return found
 
@@ -203,10 +204,15 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
 
 
 def _ring(e: Elaborator) -> v.Topology:
+    """A ring whose numbers nobody may rely on: what a stage requires of its graph is left to the flows that it stands in."""
     size = (Axis("node", NODES), Axis("from", NODES))
-    gap = e.ops.elementwise("mod", e.ops.elementwise("sub", e.ops.range(size[0]), e.ops.range(size[1])), NODES)
-    near = e.ops.elementwise("or", e.ops.elementwise("eq", gap, 1), e.ops.elementwise("eq", gap, NODES - 1))
-    return v.Topology("ring", NODES, e.ops.expand(near, size), None)
+
+    def near(receiver: Any, sender: Any) -> Any:
+        gap = e.ops.elementwise("mod", e.ops.elementwise("sub", receiver, sender), NODES)
+        return e.ops.elementwise("or", e.ops.elementwise("eq", gap, 1), e.ops.elementwise("eq", gap, NODES - 1))
+
+    some = e.ops.elementwise("and", near(e.ops.range(size[0]), e.ops.range(size[1])), e.ops.source(Type("bool"), "input", "linked"))
+    return v.Topology("ring", NODES, e.ops.expand(some, size), None, gives=frozenset(["connected"]), listing=Rule(near))
 
 
 def _look(value: Node, point: Node | None, fresh: int) -> Node:

@@ -24,6 +24,7 @@ from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Upstream, 
 from gradflow.passes.suggestions import listed
 from gradflow.passes.trained import Trained, all_trained, leaves_of
 from gradflow.plan.program import StatePlan
+from gradflow.topologies.needs import check_over
 
 ROUNDS = 6
 
@@ -307,7 +308,7 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
     chain = flatten(value) if isinstance(value, v.ChainOf) else [value]
     for stage in chain:
         if isinstance(stage, v.Stage) and stage.kind == "exchange":
-            properties.check_over(e, stage, topology, statement.over.span if statement.over is not None else statement.span)
+            check_over(e, stage, topology, statement.over.span if statement.over is not None else statement.span)
     if topology is not None and not any(isinstance(stage, v.Stage) and stage.kind == "exchange" for stage in chain):
         place = statement.over.span if statement.over is not None else statement.span
         raise mistake(

@@ -26,7 +26,7 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.standalone import without_idle_states
 from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.plan import program as p
-from gradflow.topologies.links import facts as topology_facts
+from gradflow.topologies.facts import facts as topology_facts
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts")

@@ -17,6 +17,7 @@ from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed, suggestion
+from gradflow.passes.words import expression_text
 
 GRADIENT = {
     "exact": (), "unbiased": ("omega",), "contractive": ("delta",), "biased": (), "dense": (), "sparse": ("k",), "lowrank": ("r",), "scalar": ("n",),
@@ -162,12 +163,21 @@ def check_requirement(e: Elaborator, statement: s.Require, scope: Scope) -> None
         value = known(value)
     if value is None or value is True or (isinstance(value, int | float) and value):
         return
-    from gradflow.passes.words import expression_text
-
     text = expression_text(tree)
     message = statement.message or f"`{text}` does not hold"
-    why, fix = f"`{scope.owner}` {'asks for' if statement.kind == 'require' else 'prefers'} `{text}`", "change the arguments so that it holds"
+    why = f"`{scope.owner}` {'asks for' if statement.kind == 'require' else 'prefers'} `{text}`{_worth(e, tree, scope)}"
+    fix = "change the arguments so that it holds"
     _unmet(e, statement, tree.span, message, why, fix)
+
+
+def _worth(e: Elaborator, tree: s.Expr, scope: Scope) -> str:
+    """What the sides of a comparison are worth that are calls of functions: the number that fails."""
+    from gradflow.passes.constants import known
+
+    sides = [side for side in tree.operands if isinstance(side, s.Call)] if isinstance(tree, s.Compare) else []
+    values = [(expression_text(side), e.evaluate(side, scope)) for side in sides]
+    worth = [(text, known(value) if isinstance(value, Node) else value) for text, value in values]
+    return "".join(f"; `{text}` is {value:.3g}" for text, value in worth if isinstance(value, int | float))
 
 
 def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: str, fix: str) -> None:
@@ -180,12 +190,16 @@ def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: st
 
 def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope) -> None:
     name = tree.callee.id  # type: ignore[union-attr]
+    from gradflow.topologies.needs import check_graph, check_reversible
+
+    if name == "reversible":
+        check_reversible(e, statement, tree, scope)
     if name in OBJECTIVE or name in UNCHECKED:
         return
     frame = scope.frame
     stage = frame.stage if frame is not None else None
     if name in GRAPH:
-        _check_graph(e, statement, tree, scope, name)
+        check_graph(e, statement, tree, scope, name)
         return
     if not tree.args:
         raise mistake("E0401", tree.span, f"`{name}` is asked of something", why="the value comes first", fix=f"`require {name}(compress)`")
@@ -220,52 +234,3 @@ def _is_nothing(value: Any) -> bool:
 def _text(tree: s.Call) -> str:
     value = tree.args[0].value
     return value.id if isinstance(value, s.Name) else "argument"
-
-
-def _check_graph(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope, name: str) -> None:
-    from gradflow.topologies.links import facts, stated
-
-    frame = scope.frame
-    topology = frame.flow.topology if frame is not None and getattr(frame, "flow", None) is not None else None
-    if topology is None or stated(topology, name):
-        return
-    found = facts(e, topology)
-    if found is not None and not found.holds(name):
-        raise mistake(
-            "E0603", topology_span(frame, tree), f"`{frame.stage.name}` needs a {name.replace('_', ' ')} topology; `{topology.name}` is not",
-            why=found.why(name), fix=statement.message or found.fix(name),
-        )  # fmt: skip
-
-
-def topology_span(frame: Any, tree: s.Call) -> Any:
-    return getattr(frame.flow, "span", None) or tree.span
-
-
-def check_over(e: Elaborator, stage: v.Stage, topology: v.Topology | None, span: Any) -> None:
-    """What an exchange asks of its topology in its head: `over central`, `over connected`."""
-    from gradflow.topologies.links import facts, stated
-
-    over = stage.definition.over
-    if over is None:
-        return
-    if topology is None:
-        raise mistake(
-            "E0604", stage.span, f"`{stage.name}` exchanges over a topology, and this flow has none",
-            why="an exchange says what crosses the network; the flow says who is there",
-            fix="`flow net over star(16): ..`",
-        )  # fmt: skip
-    missing = [name for name in _names(over) if not stated(topology, name)]
-    found = facts(e, topology) if missing else None
-    if found is None:
-        return
-    for name in missing:
-        if not found.holds(name):
-            raise mistake(
-                "E0603", span, f"`{stage.name}` needs a {name} topology; `{topology.name}` is not", why=found.why(name), fix=found.fix(name),
-            )  # fmt: skip
-
-
-def _names(tree: s.Expr) -> list[str]:
-    if isinstance(tree, s.Binary) and tree.op == "and":
-        return [*_names(tree.left), *_names(tree.right)]
-    return [tree.id] if isinstance(tree, s.Name) else []

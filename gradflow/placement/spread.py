@@ -106,7 +106,7 @@ class Spreader:
 
     def places(self) -> Node:
         """The numbers of the entries that this rank holds."""
-        return self.ops.make("table", (), Type("int", (self.axis,)), values=self.placement.own)
+        return self.ops.table(self.placement.own, Type("int", (self.axis,)))
 
     def type(self, type_: Type) -> Type:
         """The type of a whole value, as it is where this rank has its own entries."""

@@ -28,7 +28,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "const": {"value": bool | int | float}, "source": {"kind": str, "path": tuple}, "axis_size": {"axis": str}, "argmax": {"over": str},
     "argmin": {"over": str}, "cumsum": {"over": str}, "dot": {"over": tuple}, "gather": {"axis": str}, "scatter_add": {"axis": str},
     "one_hot": {"axis": str}, "range": {"axis": str}, "slice": {"axis": str, "start": int | None, "stop": int | None}, "stack": {"axis": str},
-    "concat": {"axis": str},
+    "concat": {"axis": str}, "table": {"values": tuple},
     "sort": {"over": str, "descending": bool}, "rank": {"over": tuple, "descending": bool}, "top": {"over": str, "count": int, "named": str},
     "leaf": {"offset": int}, "pack": {"offsets": tuple}, "scan": {"carries": int, "sequences": int, "axis": str, "backward": bool},
     "item": {"index": int}, "draw": {"dist": str, "place": str, "options": tuple}, "linalg": {"name": str, "options": tuple},
@@ -286,11 +286,9 @@ def _parameter(doc: d.ParameterDoc) -> Any:
 
 
 def _facts(doc: d.FactsDoc | None) -> Any:
-    from gradflow.topologies.links import Facts
+    from gradflow.topologies.facts import Facts
 
-    if doc is None:
-        return None
-    return Facts(**{**doc.model_dump(), "contraction": float("nan") if doc.contraction is None else doc.contraction})
+    return None if doc is None else Facts(**doc.model_dump())
 
 
 def _declared(name: str, kind: str, doc: d.DeclarationDoc | None) -> tuple[Any, tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]]:

@@ -158,7 +158,7 @@ class TopologyDoc(Doc):
 
 
 class FactsDoc(Doc):
-    """`contraction` is none where it was not computed."""
+    """Numbers are none where they were not computed; `edges` are kept of small graphs."""
 
     nodes: Size
     links: Size
@@ -170,7 +170,19 @@ class FactsDoc(Doc):
     doubly_stochastic: bool
     row_error: Number
     column_error: Number
+    worst_column: Size
     contraction: Number | None
+    slem: Number | None
+    connectivity: Number | None
+    chi_1: Number | None
+    chi_2: Number | None
+    degree_least: Size
+    degree_most: Size
+    weights: str
+    rounds: Size
+    hub: bool
+    factors: tuple[Size, ...]
+    edges: tuple[tuple[Index, Index], ...]
 
 
 class DrawDoc(Doc):

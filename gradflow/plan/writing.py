@@ -173,8 +173,6 @@ class Writer:
         facts = {name: value for name, value in action.facts.items() if name != "topology"}
         found = p.asked_for(action.facts.get("topology"))
         shown = asdict(found) if found is not None else None
-        if shown is not None and shown["contraction"] != shown["contraction"]:
-            shown["contraction"] = None
         states = tuple({"key": s.key, "type": self.type(s.type), "init": s.init, "stage": s.stage} for s in action.states)
         return {
             "kind": "update", "flow": action.flow, "models": action.models, "region": self.region(action.region),

@@ -7,19 +7,22 @@ Axes: `node` is who receives, `from` who is heard; `weights` [node, from] is wha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from gradflow.graph.graph import Node
+from gradflow.graph.graph import Node, ordered
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
 from gradflow.passes.calls import call_values
+from gradflow.passes.constants import is_closed
 from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed
+from gradflow.topologies.edges import Factors, Rule, ends, incidence, link_count
+from gradflow.topologies.sequences import MOST_ROUNDS, sequence
 
 STATED = ("connected", "central", "doubly_stochastic")
 
@@ -74,7 +77,8 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
     if not body.links and isinstance(given, Node):
         heard = e.ops.constant(given if given.type.base == "bool" else e.ops.elementwise("ne", given, 0))
         own = scope.local("weights")[1]
-        return v.Topology(text, nodes, heard, None, True, {"weights": own} if own is not None else {}, False)
+        one_way = scope.local("directed")[1] is not False
+        return v.Topology(text, nodes, heard, None, one_way, {"weights": own} if own is not None else {}, is_closed(heard))
     if not body.links:
         weights_value = scope.local("weights")[1]
         if not isinstance(weights_value, Node):
@@ -89,28 +93,34 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
             why="every node has its place in the plan",
             fix="`nodes = n`, with n a number or an `int` parameter",
         )  # fmt: skip
-    adjacency = _adjacency(e, body, scope, nodes)
+    rule = Rule(lambda receiver, sender: linked(e, body, scope, receiver, sender))
+    axes = (Axis("node", nodes), Axis("from", nodes))
+    adjacency = e.ops.expand(rule.holds(e.ops.range(axes[0]), e.ops.range(axes[1])), axes)
     weights_value = scope.local("weights")[1] if scope.local("weights")[0] else None
-    constant = not any(n.op == "source" for n in _nodes(adjacency))
+    constant = not any(n.op == "source" for n in ordered([adjacency]))
     options = {"weights": weights_value} if weights_value is not None else {}
-    return v.Topology(text, nodes, adjacency, None, directed, options, constant, frozenset(body.given))
+    return v.Topology(text, nodes, adjacency, None, directed, options, constant, frozenset(body.given), rule, _rounds(scope, definition))
 
 
-def _nodes(node: Node) -> list[Node]:
-    from gradflow.graph.graph import ordered
-
-    return ordered([node])
+def _rounds(scope: Scope, definition: s.Definition) -> int:
+    """`rounds = K`: the links repeat after K rounds."""
+    found, rounds = scope.local("rounds")
+    if found and (not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= MOST_ROUNDS):
+        raise mistake(
+            "E0605", definition.name_span, f"`rounds` of `{definition.name}` is a whole number from 1 to {MOST_ROUNDS}, known when it is compiled",
+            why=f"this is {v.kind_name(rounds)}; after so many rounds the links repeat", fix="`rounds = K`, with K a number or an `int` parameter",
+        )  # fmt: skip
+    return rounds if found else 0
 
 
 def _named(value: v.Topology, name: str, weights: Any) -> v.Topology:
     options = {**value.options, **({"weights": weights} if weights is not None else {})}
-    return v.Topology(name, value.nodes, value.adjacency, value.weights, value.directed, options, value.constant, value.gives)
+    return replace(value, name=name, options=options)
 
 
-def _adjacency(e: Elaborator, body: TopologyBody, scope: Scope, nodes: int) -> Node:
-    """[node, from]: whether `node` hears `from`; never itself."""
+def linked(e: Elaborator, body: TopologyBody, scope: Scope, here: Any, there: Any) -> Any:
+    """Whether the node `here` hears the node `there`; never itself."""
     ops = e.ops
-    here, there = ops.range(Axis("node", nodes)), ops.range(Axis("from", nodes))
     total: Any = False
     for link in body.links:
         for receiver, sender in ((here, there),) if link.directed else ((here, there), (there, here)):
@@ -120,8 +130,7 @@ def _adjacency(e: Elaborator, body: TopologyBody, scope: Scope, nodes: int) -> N
             with e.at(flow=TOPOLOGY):
                 holds = e.evaluate(link.condition, inner) if link.condition is not None else True
             total = ops.elementwise("or", total, e.tensor(holds))
-    other = ops.elementwise("ne", here, there)
-    return ops.expand(ops.elementwise("and", other, total), (Axis("node", nodes), Axis("from", nodes)))
+    return ops.elementwise("and", ops.elementwise("ne", here, there), total)
 
 
 def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.Topology:
@@ -150,7 +159,7 @@ def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.To
 
 def _single(e: Elaborator) -> v.Topology:
     axes = (Axis("node", 1), Axis("from", 1))
-    return v.Topology("point", 1, e.ops.expand(False, axes), None)
+    return v.Topology("point", 1, e.ops.expand(False, axes), None, gives=frozenset(["connected"]))
 
 
 def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
@@ -175,7 +184,8 @@ def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
         "or", ops.elementwise("and", first, ops.elementwise("eq", column, column2)), ops.elementwise("and", second, ops.elementwise("eq", row, row2))
     )
     adjacency = ops.expand(either, (Axis("node", n), Axis("from", n)))
-    return v.Topology(f"{a.name} x {b.name}", n, adjacency, None, a.directed or b.directed, {}, a.constant and b.constant, a.gives & b.gives)
+    return v.Topology(f"{a.name} x {b.name}", n, adjacency, None, a.directed or b.directed, {}, a.constant and b.constant, a.gives & b.gives,
+                      Factors(a, b))  # fmt: skip
 
 
 def _look(e: Elaborator, adjacency: Node, receiver: Any, sender: Any) -> Node:
@@ -201,92 +211,27 @@ def weights_of(e: Elaborator, topology: v.Topology, span: Any) -> Node:
     return e.ops.expand(value, axes)
 
 
-def topology_fields(e: Elaborator, topology: v.Topology) -> dict[str, Any]:
+def topology_fields(e: Elaborator, topology: v.Topology, scope: Scope) -> dict[str, Any]:
     ops = e.ops
     number = ops.constant(ops.where(topology.adjacency, 1.0, 0.0))
     degree = ops.reduce("sum", number, ["from"])
 
     def laplacian() -> Any:
         same = ops.elementwise("eq", ops.range(Axis("node", topology.nodes), number), ops.range(Axis("from", topology.nodes), number))
-        return ops.elementwise("sub", ops.where(same, degree, 0.0), number)
+        return ops.expand(ops.elementwise("sub", ops.where(same, degree, 0.0), number), number.type.axes)
 
     return {
         "adjacency": topology.adjacency,
         "degree": degree,
         "laplacian": laplacian,
         "weights": lambda: weights_of(e, topology, ops.span),
+        "links": lambda: link_count(e, topology, number),
+        "sequence": lambda: sequence(e, topology, ops.span),
+        "rounds": max(topology.rounds, 1),
+        "ends": lambda: ends(e, topology, scope),
+        "incidence": lambda: incidence(e, topology, scope),
         "nodes": topology.nodes if topology.nodes is not None else ops.axis_size("node", topology.adjacency),
     }
 
 
-# ---- facts
-
-
-def stated(topology: v.Topology, name: str) -> bool:
-    """Whether a property is known without computing: it was stated, or it holds by construction (Metropolis weights of an undirected graph)."""
-    if name == "doubly_stochastic":
-        return topology.weights is None and "weights" not in topology.options and not topology.directed
-    return name in topology.gives or (name == "central" and "connected" in topology.gives)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is computed of a constant topology: the checker and `plan` show these numbers."""
-
-    nodes: int
-    links: int
-    directed: bool
-    connected: bool
-    components: int
-    diameter: int | None
-    central: bool
-    doubly_stochastic: bool
-    row_error: float
-    column_error: float
-    contraction: float
-
-    def holds(self, name: str) -> bool:
-        return {"connected": self.connected, "central": self.connected, "doubly_stochastic": self.doubly_stochastic}.get(name, True)
-
-    def why(self, name: str) -> str:
-        if name in ("connected", "central"):
-            return f"it falls into {self.components} parts that never hear of each other"
-        return f"its weights' rows sum to 1 within {self.row_error:.2g}, its columns within {self.column_error:.2g}"
-
-    def fix(self, name: str) -> str:
-        return "link the parts" if name in ("connected", "central") else "use `weights: metropolis()`"
-
-
-def facts(e: Elaborator, topology: v.Topology) -> Facts | None:
-    """None where the topology depends on data or on the clock."""
-    if not topology.constant or topology.nodes is None:
-        return None
-    cache: dict[int, Facts] = e.constants.setdefault("topology facts", {})
-    if topology.adjacency.id not in cache:
-        cache[topology.adjacency.id] = _facts(e, topology)
-    return cache[topology.adjacency.id]
-
-
-def _facts(e: Elaborator, topology: v.Topology) -> Facts:
-    import networkx
-    import numpy
-
-    from gradflow.passes.constants import compute
-
-    weights = weights_of(e, topology, e.ops.span)
-    adjacency, w = compute(topology.adjacency, weights)
-    graph = networkx.from_numpy_array(adjacency.T.astype(int), create_using=networkx.DiGraph if topology.directed else networkx.Graph)
-    n = len(adjacency)
-    parts = networkx.number_weakly_connected_components(graph) if topology.directed else networkx.number_connected_components(graph)
-    strong = networkx.is_strongly_connected(graph) if topology.directed else parts == 1
-    rows, columns = float(abs(w.sum(1) - 1).max()), float(abs(w.sum(0) - 1).max())
-    degrees = adjacency.sum(1)
-    return Facts(
-        nodes=n, links=int(adjacency.sum()) // (1 if topology.directed else 2), directed=topology.directed, connected=bool(strong),
-        components=parts, diameter=int(networkx.diameter(graph)) if strong and n <= 500 else None, central=n == 1 or bool((degrees == n - 1).any()),
-        doubly_stochastic=max(rows, columns) < 1e-9, row_error=rows, column_error=columns,
-        contraction=float(numpy.linalg.norm(w - 1 / n, 2)) if n <= 2000 else float("nan"),
-    )  # fmt: skip
-
-
-__all__ = ["Facts", "build_topology", "combine", "facts", "topology_fields", "weights_of"]
+__all__ = ["build_topology", "combine", "topology_fields", "weights_of"]

@@ -18,12 +18,17 @@ from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Perio
 from gradflow.views.normalizers import terms_of
 from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, time_row, work_rows
 from gradflow.views.plan_export import export, mermaid
+from gradflow.views.topology import drawing, facts_line, is_drawn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2}
 VERSION = 1
+SHOWN = (  # of a topology's facts
+    "links", "connected", "components", "diameter", "central", "doubly_stochastic", "slem", "chi_1", "chi_2", "weights", "rounds",
+    "hub", "factors", "edges",
+)  # fmt: skip
 
 
 # ---- as data
@@ -126,9 +131,8 @@ def _topology(action: Update) -> dict[str, Any] | None:
     found = {"name": action.topology.name, "nodes": action.topology.nodes, "directed": action.topology.directed}
     if facts is None:
         return {**found, "changes": True}
-    gap = 1 - facts.contraction
-    properties = {name: getattr(facts, name) for name in ("links", "connected", "diameter", "central", "doubly_stochastic")}
-    return {**found, "changes": False, **properties, "spectral_gap": gap if gap == gap else None}
+    properties = {name: getattr(facts, name) for name in SHOWN}
+    return {**found, "changes": False, **properties, "degree": (facts.degree_least, facts.degree_most), "spectral_gap": facts.gap}
 
 
 def _periodic(one: Periodic) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def render(
     """The plan as text (or `html`, `svg`, `mermaid`), at most `width` columns wide; `cost` and `against` as for `summary`."""
     plan = summary(program, cost, against)
     if form != "text":
-        return mermaid(plan) if form == "mermaid" else export(_parts(plan, width), program.name, width, form)
+        return mermaid(plan) if form == "mermaid" else export(_parts(plan, width, pictures=False), program.name, width, form, topologies_of(plan))
     from io import StringIO
 
     from rich.console import Console
@@ -159,7 +163,13 @@ def render(
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _parts(plan: Mapping[str, Any], width: int) -> list[RenderableType]:
+def topologies_of(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The topologies that can be drawn, each once."""
+    found = [flow["topology"] for phase in plan["phases"] for flow in phase["flows"] if is_drawn(flow["topology"])]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def _parts(plan: Mapping[str, Any], width: int, pictures: bool = True) -> list[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -172,7 +182,7 @@ def _parts(plan: Mapping[str, Any], width: int) -> list[RenderableType]:
         for draw in phase["draws"]:
             parts.append(Padding(Text(_draw_line(draw)), (0, 0, 0, 2)))
         for flow in phase["flows"]:
-            parts += [Text(), *(Padding(part, (0, 0, 0, 2)) for part in _flow_parts(flow, width - 2))]
+            parts += [Text(), *(Padding(part, (0, 0, 0, 2)) for part in _flow_parts(flow, width - 2, pictures))]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _end_lines(phase)]
     return [*parts, *_cost_parts(plan)]
 
@@ -226,7 +236,8 @@ def _draw_line(draw: Mapping[str, Any]) -> str:
     return f"draw {draw['name']} ~ {draw['call']}({options})"
 
 
-def _flow_parts(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
+def _flow_parts(flow: Mapping[str, Any], width: int, pictures: bool) -> list[RenderableType]:
+    from rich.padding import Padding
     from rich.text import Text
 
     topology = flow["topology"]
@@ -236,11 +247,13 @@ def _flow_parts(flow: Mapping[str, Any], width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [head, *_chain(flow, width)]
     facts = [("loss" if number == 0 else "", ("" if number == 0 else "+ ") + term) for number, term in enumerate(flow["loss"])]
     if topology is not None:
-        facts.append(("graph", _topology_text(topology)))
+        facts.append(("graph", facts_line(topology)))
+    picture = [Text(line, style="dim") for line in drawing(topology, width - 4)] if pictures and is_drawn(topology) else []
     if flow["rollout"]:
         facts.append(("once", f"a unit, before mini-batches: {_count(len(flow['rollout']), 'value')}"))
     if flow["reports"]:
         facts.append(("reports", ", ".join(flow["reports"])))
+    parts += [Padding(line, (0, 0, 0, 4)) for line in picture]
     return [*parts, *([_table(facts)] if facts else []), *([_states(flow["states"])] if flow["states"] else [])]
 
 
@@ -286,19 +299,6 @@ def _states(states: list[Mapping[str, Any]]) -> RenderableType:
     rows = [("state", name, state["type"], _bytes(state["bytes"])) for name, state in zip(names, states)]
     together = [("", "", "together", _bytes(sum(state["bytes"] or 0 for state in states)))] if len(states) > 1 else []
     return _table([*rows, *together])
-
-
-def _topology_text(topology: Mapping[str, Any]) -> str:
-    if topology["changes"]:
-        return f"{topology['name']}: {topology['nodes'] or '?'} nodes; its links depend on the clock or on data"
-    facts = [f"{topology['nodes']} nodes", _count(topology["links"], "link")]
-    if topology["diameter"] is not None:
-        facts.append(f"diameter {topology['diameter']}")
-    facts += ["not connected"] * (not topology["connected"])
-    if topology["spectral_gap"] is not None:
-        facts.append(f"spectral gap {topology['spectral_gap']:.3g}")
-    facts += ["directed"] * topology["directed"] + ["not doubly stochastic"] * (not topology["doubly_stochastic"])
-    return ", ".join(facts)
 
 
 def _end_lines(phase: Mapping[str, Any]) -> list[str]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
+
+from gradflow.views.topology import facts_line, svg
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+SIDE = 480  # of a topology's picture
 
-def export(parts: Sequence[RenderableType], title: str, width: int, form: str) -> str:
-    """The parts as an `html` page or an `svg` picture."""
+
+def export(parts: Sequence[RenderableType], title: str, width: int, form: str, topologies: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The parts as an `html` page or an `svg` picture, pictures of the topologies below."""
     from io import StringIO
 
     from rich.console import Console
@@ -18,7 +25,21 @@ def export(parts: Sequence[RenderableType], title: str, width: int, form: str) -
     console = Console(record=True, file=StringIO(), width=width, highlight=False, force_terminal=True)
     for part in parts:
         console.print(part, soft_wrap=False)
-    return console.export_html(inline_styles=True) if form == "html" else console.export_svg(title=title, unique_id="plan")
+    if form == "html":
+        figures = "".join(f"<figure>{svg(one)}<figcaption>{escape(facts_line(one))}</figcaption></figure>" for one in topologies)
+        return console.export_html(inline_styles=True).replace("</body>", f"{figures}</body>")
+    return below(console.export_svg(title=title, unique_id="plan"), topologies)
+
+
+def below(picture: str, topologies: Sequence[Mapping[str, Any]]) -> str:
+    """One picture over those of the topologies."""
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', picture)
+    if not topologies or size is None:
+        return picture
+    wide, high = float(size[1]), math.ceil(float(size[2]))
+    outer = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:g} {high + SIDE * len(topologies)}">'
+    whole = re.sub(r"<svg ", f'<svg width="{wide:g}" height="{high}" ', picture, count=1)
+    return f"{outer}{whole}{''.join(svg(one, SIDE, high + SIDE * place) for place, one in enumerate(topologies))}</svg>"
 
 
 def mermaid(plan: Mapping[str, Any]) -> str:

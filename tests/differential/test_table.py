@@ -18,6 +18,7 @@ import gradflow
 PIPELINES = {
     "17_diffgrad:valley": 5,
     "17_diffgrad:digits": 1,
+    "03_sa_srrw:karate": 108,
     "11_dct_lowrank:digits": 3,
     "11_dct_lowrank:digits_trion": 3,
     "14_econtrol:compressed_digits": 3,
