@@ -6,6 +6,7 @@ over an axis. Formulas of an objective that involve no live value are remembered
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gradflow.graph.graph import Node, Region, depends
@@ -200,6 +201,8 @@ class Body:
                     current.names[name] = self.either(condition, new, old, statement)
 
     def either(self, condition: Node, new: Any, old: Any, statement: s.Node) -> Any:
+        if isinstance(new, v.Record) and isinstance(old, v.Record) and new.value is None and set(new.fields) == set(old.fields):
+            return replace(new, fields={name: self.either(condition, x, old.fields[name], statement) for name, x in new.fields.items()})
         a, b = self.e.tensor(new, statement), self.e.tensor(old, statement)
         self.e.ops.span = statement.span
         if condition.type.axes:

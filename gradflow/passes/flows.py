@@ -119,7 +119,9 @@ class FlowElaborator:
             raise no_objective(self.chain[0], self.span, "value")
         loss, flat, _ = self.loss(point, fresh)
         self.check_loss(loss, flat)
-        self.looked[flat.id, fresh] = loss
+        for name in (shown := loss).type.without(["node"]):  # many points at once: their mean is what a run shows
+            shown = self.e.ops.elementwise("div", self.e.ops.reduce("sum", shown, [name.name]), self.e.ops.axis_size(name.name, loss))
+        self.looked[flat.id, fresh] = shown
         return loss
 
     def check_loss(self, loss: Any, point: Node) -> None:
@@ -128,7 +130,7 @@ class FlowElaborator:
             raise mistake(
                 "E0522", span, "the objective does not depend on what the flow trains", why="its gradient is zero", fix="use the model in the loss",
             )  # fmt: skip
-        extra = [name for name in loss.type.names if name != "node"]
+        extra = [name for name in loss.type.names if name != "node" and (name == "param" or not point.type.has(name))]
         if extra:
             raise mistake(
                 "E0523", span, f"the objective is no number: it still has the ax{'es' if len(extra) > 1 else 'is'} {listed(extra)}",

@@ -309,6 +309,11 @@ def linear_algebra(m: Maker) -> Case:
     results |= {"stationary": call("stationary", size[:1], chain), "diagonal": call("with_diagonal", size, square, m.data("d", size[1]))}
     results |= {"zero": call("with_diagonal", size, square, 0.0), "solve": call("solve", (size[1], A), square, m.data("rhs", size[0], A))}
     results |= {"identity": call("identity", size, symmetric)}
+    spread = m.ops.dot(square, m.ops.rename(square, {"n": "n3"}), ["n2"])
+    spread = e("add", spread, call("identity", spread.type.axes, spread))
+    results |= {"spd": call("solve_spd", (spread.type.axes[1], A), spread, m.data("rhs", size[0], A))}
+    results |= {"least": call("least_squares", (A, C), m.ops.transpose(x, ["b", "a"]), m.data("few", B, C))}
+    results |= {"frame": call("orthonormalize", (A, B), x), "frames": call("orthonormalize", (C, A, B), lifted)}
     return m.region(**results)
 
 
