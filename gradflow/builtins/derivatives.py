@@ -60,7 +60,7 @@ def check_open(e: Elaborator, value: Node, of: Node, span: Span) -> None:
     box = next((node for node in ordered([value]) if node.id in active and node.id in e.sealed), None)
     if box is not None:
         raise mistake(
-            "E0529", span, "the derivative of a black box is asked for", secondary=(Label(box.span, "only the value of this may be asked for"),),
+            "E0535", span, "the derivative of a black box is asked for", secondary=(Label(box.span, "only the value of this may be asked for"),),
             why="`black_box` says that there is no derivative to be had",
             fix="estimate it from values, `loss -> finite_differences() -> ..` or `loss -> spsa() -> ..`, or take `black_box` away",
         )  # fmt: skip

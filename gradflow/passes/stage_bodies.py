@@ -6,6 +6,7 @@ last and moves `param` itself. A leading `param` in `param <- param + e` is not 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -88,7 +89,11 @@ class StageBody(Body):
             )  # fmt: skip
         point = point if point is not None else self.point
         with self.e.at(flow=""), self.e.placed(None):
-            return self.up.value(None if point is None else self.flat(point), max(fresh, self.fresh))
+            value = self.up.value(None if point is None else self.flat(point), max(fresh, self.fresh))
+        if isinstance(value, Node):
+            size = math.prod(axis.size or 1 for axis in value.type.without(["node"]))
+            self.flow.asked.setdefault(value.id, (size, tuple(self.guards)))
+        return value
 
     def special(self, name: str, node: s.Node) -> Any:
         if name == "grad":
