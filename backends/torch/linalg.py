@@ -131,7 +131,8 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     "with_diagonal": (_with_diagonal, lambda lifted, row, col, node: (*lifted, row, col)),
     "solve": (_system(torch.linalg.solve), lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
     "solve_spd": (
-        _system(lambda a, b: torch.cholesky_solve(b, torch.linalg.cholesky(a))), lambda lifted, row, col, node: (*lifted, col, *_rest(node)),
+        _system(lambda a, b: torch.cholesky_solve(b, torch.linalg.cholesky(a))),
+        lambda lifted, row, col, node: (*lifted, col, *_rest(node)),
     ),
     "least_squares": (_system(lambda a, b: _pinv(a) @ b), lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
     "orthonormalize": (_orthonormalize, lambda lifted, row, col, node: (*lifted, row, col)),

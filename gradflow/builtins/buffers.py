@@ -1,6 +1,6 @@
 """Buffers: what has been seen, stored one entry behind the other up to a capacity, the oldest overwritten. Histories, trajectories, replay.
 
-`buffer(x: [node, param], y: [node], capacity: n)` is a record of fields with one more axis, `entry`, of that many places, and of two numbers:
+`store(x: [node, param], y: [node], capacity: n)` is a record of fields with one more axis, `entry`, of that many places, and of two numbers:
 `total`, how many entries were ever stored, and `count`, how many are there now. As a state it is kept field by field. Entry number k lies in
 place k modulo the capacity, so the axes of the graph are static; what lies in places that are not filled yet counts for nothing: `closest`
 and `newest` say which entries are `here`.
@@ -46,8 +46,10 @@ def with_entries(axes: tuple[Axis, ...], size: int) -> tuple[Axis, ...]:
     return (*lead, Axis(ENTRY, size), *(axis for axis in axes if axis.name != "node"))
 
 
-@builtin("buffer(field: axes, capacity: n)", "Empty storage for entries of these fields, along the axis `entry`; the oldest give way.", "buffers", 0, 0)
-def buffer(a: Arguments) -> Any:
+@builtin(
+    "buffer(field: axes, capacity: n)", "Empty storage for entries of these fields, along the axis `entry`; the oldest give way.", "buffers", 0, 0
+)
+def store(a: Arguments) -> Any:
     a.needed("capacity")
     capacity = a.count("capacity")
     assert capacity is not None
@@ -65,7 +67,7 @@ def buffer(a: Arguments) -> Any:
     if not axes:
         raise mistake(
             "E0401", a.call.span, "a buffer needs at least one field", why=f"it is `{a.function.signature}`",
-            fix="say what an entry holds: `buffer(x: [param], y: [], capacity: 100)`",
+            fix="say what an entry holds: `store(x: [param], y: [], capacity: 100)`",
         )  # fmt: skip
     return Buffer({**dict.fromkeys(axes, 0.0), "total": 0.0}, "buffer", None, {**axes, "total": ()}, capacity)
 
@@ -75,7 +77,7 @@ def stored(a: Arguments) -> Buffer:
     if not isinstance(value, Buffer):
         raise mistake(
             "E0301", a.places[0].span, f"`{a.function.name}` needs a buffer, this is {v.kind_name(value)}", why="entries are kept in a buffer",
-            fix="declare one: `state seen = buffer(x: [param], y: [], capacity: 100)`",
+            fix="declare one: `state seen = store(x: [param], y: [], capacity: 100)`",
         )  # fmt: skip
     return value
 
@@ -95,8 +97,8 @@ def append(a: Arguments) -> Any:
         along = union(along, tuple(axis for axis in node.type.axes if axis.name not in own))
     if len(along) > 1:
         raise mistake(
-            "E0308", a.call.span, f"entries are stored along one axis, {listed(axis.name for axis in along)} are {len(along)}",
-            why="what a field does not declare is the axis of the entries", fix="store them one after the other, or declare the axis: `buffer(x: [..])`",
+            "E0308", a.call.span, f"entries are stored along one axis, not along {listed(axis.name for axis in along)}",
+            why="what a field does not declare is the axis of the entries", fix="store them one after the other, or declare the axis: `store(x: [..])`",
         )  # fmt: skip
     count = along[0].size if along else 1
     if count is None or count > seen.capacity:
@@ -166,5 +168,5 @@ def newest(a: Arguments) -> Any:
     return chosen(a, seen, ops.constant(order), a.count("count") or seen.capacity)
 
 
-for _name in ("buffer", "append"):
+for _name in ("store", "append"):
     BUILTINS[_name] = replace(BUILTINS[_name], names=("*",))  # fields have any names

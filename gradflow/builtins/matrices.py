@@ -148,7 +148,11 @@ def solve_spd(a: Arguments) -> Any:
 
 
 @builtin(
-    "least_squares(a, b, over: axes)", "The x [col] of least norm among those that bring dot(a, x, over: col) nearest to b [row].", "linear algebra", 2, 2
+    "least_squares(a, b, over: axes)",
+    "The x [col] of least norm among those that bring dot(a, x, over: col) nearest to b [row].",
+    "linear algebra",
+    2,
+    2,
 )
 def least_squares(a: Arguments) -> Any:
     return solved(a, "least_squares")[0]

@@ -50,7 +50,7 @@ def _mixed(roots: list[Node], width: int, links: int | None, directed: bool) -> 
 def _exchanged(roots: list[Node], gives: str, width: int, nodes: int, links: int | None) -> Iterator[Message]:
     counted: dict[int, Node] = {}
     for node in ordered(roots):
-        if node.op == "sum" and node["over"] == ("node",) and node.type.has("param") and not _started(node, roots):
+        if node.op == "sum" and node["over"] == ("node",) and node.type.axes and not node.type.has("from") and not _started(node, roots):
             counted[node.id] = node
     for node in counted.values():
         dense = _size(node.inputs[0], ("node",), width)

@@ -199,7 +199,9 @@ class FlowElaborator:
                 continue
             results.append((f"state/{self.name}/{slot.key}", slot.write))
             states.append(StatePlan(slot.key, slot.write.type, slot.init if slot.init is not None else 0.0, slot.key.rsplit(".", 1)[0]))
-        if flow.asked.keys() & self.e.sealed:
+        needed = {node.id for node in ordered([node for _, node in results])}
+        flow.asked = {key: how for key, how in flow.asked.items() if key in needed & self.e.sealed}
+        if flow.asked:
             states.append(self.queries(flow, results))
         if isinstance(self.chain[0], v.Live):
             loss = self.e.ops.constant(self.shown_loss())
@@ -264,9 +266,7 @@ class FlowElaborator:
     def asked_for(self, flow: Flow) -> str:
         """How many values of a black box each node asks for."""
         always, sometimes = (sum(n for n, guards in flow.asked.values() if bool(guards) == guarded) for guarded in (False, True))
-        if not flow.asked.keys() & self.e.sealed:
-            return ""
-        return f"{always} values a step{f', {sometimes} more under conditions' if sometimes else ''}"
+        return f"{always} values a step{f', {sometimes} more under conditions' if sometimes else ''}" if flow.asked else ""
 
     def gives(self, stage: Any, frame: Any) -> str:
         """What a stage states, and what the stages that are its parameters do: `compress: contractive(delta: 0.1)`."""

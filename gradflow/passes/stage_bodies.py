@@ -381,14 +381,17 @@ class StageBody(Body):
         slot = self.slots.get(target.name)
         parts = value.fields if isinstance(value, v.Record) else {}
         if slot is None and (not parts or f"{target.name}.{next(iter(parts))}" not in self.slots):
-            return super().assign(target, value, scope, statement)
+            super().assign(target, value, scope, statement)
+            return
         if target.index:
             raise unbuilt(
                 target.span, "a state cannot be assigned in part yet",
                 f"assign the whole: `{target.name} <- where(position(axis) == i, new, {target.name})`",
             )  # fmt: skip
         if slot is None:
-            scope.assign(target.name, replace(value, fields={p: self.next_value(self.slots[f"{target.name}.{p}"], x, statement) for p, x in parts.items()}))
+            scope.assign(
+                target.name, replace(value, fields={p: self.next_value(self.slots[f"{target.name}.{p}"], x, statement) for p, x in parts.items()})
+            )
             return None
         scope.assign(target.name, self.next_value(slot, value, statement))
         return None
