@@ -47,7 +47,7 @@ def with_entries(axes: tuple[Axis, ...], size: int) -> tuple[Axis, ...]:
 
 
 @builtin(
-    "buffer(field: axes, capacity: n)", "Empty storage for entries of these fields, along the axis `entry`; the oldest give way.", "buffers", 0, 0
+    "store(field: axes, capacity: n)", "Empty storage for entries of these fields, along the axis `entry`; the oldest give way.", "buffers", 0, 0
 )
 def store(a: Arguments) -> Any:
     a.needed("capacity")
@@ -98,7 +98,8 @@ def append(a: Arguments) -> Any:
     if len(along) > 1:
         raise mistake(
             "E0308", a.call.span, f"entries are stored along one axis, not along {listed(axis.name for axis in along)}",
-            why="what a field does not declare is the axis of the entries", fix="store them one after the other, or declare the axis: `store(x: [..])`",
+            why="what a field does not declare is the axis of the entries",
+            fix="store them one after the other, or declare the axis: `store(x: [..])`",
         )  # fmt: skip
     count = along[0].size if along else 1
     if count is None or count > seen.capacity:
