@@ -317,7 +317,7 @@ def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[st
             "E0509", definition.name_span, f"`{definition.name}` returns nothing", why="a function is what it returns", fix="end it with `return ..`",
         )  # fmt: skip
     if isinstance(body.returned, v.Record):
-        return v.Record({n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, definition.name, body.returned.value)
+        return replace(body.returned, fields={n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, name=definition.name)
     return unrenamed(e, body.returned, back)
 
 
