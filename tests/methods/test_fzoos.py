@@ -199,7 +199,7 @@ def test_equal_clients_correct_nothing(seed: int) -> None:
 def test_without_correction_clients_follow_their_own_surrogates() -> None:
     """correction: 0 is plain descent on the local surrogate: shared features that say something else change nothing."""
     text = (SPECS / "golden" / "06_fzoos.gflow").read_text().replace('"../baselines', f'"{SPECS}/baselines')
-    plain = text.replace("accept: accept,\n                               capacity", "accept: accept, correction: 0, capacity")
+    plain = text.replace("accept: accept, capacity", "accept: accept, correction: 0, capacity")
     assert plain != text
     params = {"method": "fzoos", "local_opt": "sgd", "lr": 0.05, "rounds": 3, "local_steps": 3, "lengthscale": 1.5, "noise_var": 1e-4, "ridge_sigma2": 1e-3}
     inputs = problem(5)
