@@ -447,7 +447,7 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) 
         from gradflow.passes.properties import property_fields
 
         called: dict[str, Any] = {n: e.ops.source(t, kind, f, k) for n, (kind, f, k, t) in e.stage_values.get(id(value), {}).items()}
-        if node_frame is not None:
+        if node_frame is not None and node_frame.flow is not None:
             called = node_frame.flow.called.get(f"#{id(value)}", {})
         return called | property_fields(e, value, node_frame)
     other = getattr(value, "fields", None)

@@ -27,7 +27,9 @@ def guess(inputs: dict[str, Any], backend: str = "reference", **params: Any) -> 
     return compute("06-fzoos.gp_surrogate", {"kernel": "matern52", "lengthscale": 1.2, "noise_var": 1e-4, **params}, inputs, backend)
 
 
-def problem(seed: int, method: str = "fzoos", nodes: int = 3, d: int = 4, rounds: int = 3, steps: int = 3, tries: int = 2, alike: bool = False) -> dict[str, Any]:
+def problem(
+    seed: int, method: str = "fzoos", nodes: int = 3, d: int = 4, rounds: int = 3, steps: int = 3, tries: int = 2, alike: bool = False
+) -> dict[str, Any]:
     random = numpy.random.default_rng(seed)
     shape = (1 if alike else nodes,)
     found: dict[str, Any] = {
@@ -162,7 +164,9 @@ def test_gradient_is_linear_in_the_weights(seed: int) -> None:
 def test_directions_are_made_orthonormal_and_at_most_as_many_as_coordinates(seed: int, q: int) -> None:
     random = numpy.random.default_rng(seed)
     c = {"x": random.normal(size=5), "U": random.normal(size=(q, 5)), "c1": random.normal(size=5), "c2": random.normal(size=5)}
-    found = {b: compute("06-fzoos.fd_gradient", {"objective": "sinquad", "smoothing": 1e-3, "orthogonalise": 1}, c, b) for b in ("reference", "torch")}
+    found = {
+        b: compute("06-fzoos.fd_gradient", {"objective": "sinquad", "smoothing": 1e-3, "orthogonalise": 1}, c, b) for b in ("reference", "torch")
+    }
     full, _ = numpy.linalg.qr(c["U"][:5].T)
     f = lambda x: numpy.sum(c["c1"] * x**2 + numpy.sin(c["c2"] * x), -1)  # noqa: E731
     frame = (full * numpy.sign((full * c["U"][:5].T).sum(0))).T
@@ -201,7 +205,16 @@ def test_without_correction_clients_follow_their_own_surrogates() -> None:
     text = (SPECS / "golden" / "06_fzoos.gflow").read_text().replace('"../baselines', f'"{SPECS}/baselines')
     plain = text.replace("accept: accept, capacity", "accept: accept, correction: 0, capacity")
     assert plain != text
-    params = {"method": "fzoos", "local_opt": "sgd", "lr": 0.05, "rounds": 3, "local_steps": 3, "lengthscale": 1.5, "noise_var": 1e-4, "ridge_sigma2": 1e-3}
+    params = {
+        "method": "fzoos",
+        "local_opt": "sgd",
+        "lr": 0.05,
+        "rounds": 3,
+        "local_steps": 3,
+        "lengthscale": 1.5,
+        "noise_var": 1e-4,
+        "ridge_sigma2": 1e-3,
+    }
     inputs = problem(5)
     other = inputs | {"random_weights": inputs["random_weights"][::-1].copy()}
     first, second = (evaluate_text(plain, "rounds", params, one) for one in (inputs, other))
