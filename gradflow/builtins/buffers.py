@@ -82,42 +82,66 @@ def stored(a: Arguments) -> Buffer:
     return value
 
 
-@builtin("append(seen, field: value)", "The buffer with more entries: values have a field's axes, and where there are several, one more.", "buffers")
+@builtin(
+    "append(seen, field: value, where: condition)",
+    "The buffer with more entries: values have a field's axes, and where there are several, one more; of these, those for which the condition holds.",
+    "buffers",
+)
 def append(a: Arguments) -> Any:
     seen, ops = stored(a), a.e.ops
-    given = {name: a.e.ops.constant(a.e.tensor(a.e.evaluate(arg.value, a.scope), arg.value)) for name, arg in a.named.items()}
+    given = {name: a.e.ops.constant(a.e.tensor(a.e.evaluate(arg.value, a.scope), arg.value)) for name, arg in a.named.items() if name != "where"}
     if set(given) != set(seen.stored):
         raise mistake(
             "E0401", a.call.span, f"an entry of this buffer holds {listed(seen.stored)}", why=f"{listed(given) or 'nothing'} is given",
             fix="give each field, by name",
         )  # fmt: skip
-    along: tuple[Axis, ...] = ()
+    axis, count = along(a, seen, given)
+    condition = a.condition()
+    if isinstance(condition, Node) and set(condition.type.names) - {axis}:
+        raise mistake(
+            "E0308", a.named["where"].value.span, f"all nodes store the same number of entries, this is {v.kind_name(condition)}",
+            why="whether an entry is stored may differ by entry alone", fix="reduce the condition: `where: all(keep, over: node)`",
+        )  # fmt: skip
+    added: Any = count
+    kept: Node | None = None  # the entries for which the condition holds, in order, before the others
+    if isinstance(condition, Node) and condition.type.has(axis):
+        ones = ops.constant(ops.where(condition, 1, 0))
+        added, kept = ops.reduce("sum", ones, [axis]), ops.top(ones, count, axis, "kept")
+    elif condition is not None:
+        added = ops.where(condition, count, 0)
+    total = ops.elementwise("round", seen.fields["total"])
+    places = ops.range(Axis(ENTRY, seen.capacity))
+    age = ops.constant(ops.elementwise("mod", ops.elementwise("sub", places, total), seen.capacity))  # which of the new ones goes here
+    turn = ops.constant(ops.elementwise("minimum", age, count - 1))
+    new: dict[str, Any] = {"total": ops.elementwise("add", seen.fields["total"], added)}
+    for name, node in given.items():
+        value: Any = node
+        if node.type.has(axis):
+            value = ops.gather(node, turn if kept is None else ops.gather(kept, turn, "kept"), axis)
+        value = ops.where(ops.elementwise("lt", age, added), value, ops.expand(seen.fields[name], seen.axes[name]))
+        new[name] = ops.expand(value, seen.axes[name])
+    return replace(seen, fields={name: new[name] for name in seen.fields})
+
+
+def along(a: Arguments, seen: Buffer, given: Mapping[str, Node]) -> tuple[str, int]:
+    """The axis of the given values that is stored entry by entry ("" for a single entry), and how many entries there are at most."""
+    found: tuple[Axis, ...] = ()
     for name, node in given.items():
         own = {axis.name for axis in seen.axes[name]} - {ENTRY}
-        along = union(along, tuple(axis for axis in node.type.axes if axis.name not in own))
-    if len(along) > 1:
+        found = union(found, tuple(axis for axis in node.type.axes if axis.name not in own))
+    if len(found) > 1:
         raise mistake(
-            "E0308", a.call.span, f"entries are stored along one axis, not along {listed(axis.name for axis in along)}",
+            "E0308", a.call.span, f"entries are stored along one axis, not along {listed(axis.name for axis in found)}",
             why="what a field does not declare is the axis of the entries",
             fix="store them one after the other, or declare the axis: `store(x: [..])`",
         )  # fmt: skip
-    count = along[0].size if along else 1
+    count = found[0].size if found else 1
     if count is None or count > seen.capacity:
         raise mistake(
             "E0402", a.call.span, f"{'this many' if count is None else count} entries at once do not go into a buffer of {seen.capacity}",
             why="the capacity is what it keeps at most", fix="give it a larger `capacity:`",
         )  # fmt: skip
-    total = ops.elementwise("round", seen.fields["total"])
-    places = ops.range(Axis(ENTRY, seen.capacity))
-    age = ops.constant(ops.elementwise("mod", ops.elementwise("sub", places, total), seen.capacity))  # which of the new ones goes here
-    new: dict[str, Any] = {"total": ops.elementwise("add", seen.fields["total"], count)}
-    for name, node in given.items():
-        value: Any = node
-        if along and node.type.has(along[0].name):
-            value = ops.gather(node, ops.constant(ops.elementwise("minimum", age, count - 1)), along[0].name)
-        value = ops.where(ops.elementwise("lt", age, count), value, ops.expand(seen.fields[name], seen.axes[name]))
-        new[name] = ops.expand(value, seen.axes[name])
-    return replace(seen, fields={name: new[name] for name in seen.fields})
+    return (found[0].name if found else ""), count
 
 
 def chosen(a: Arguments, seen: Buffer, order: Node, count: int) -> v.Record:

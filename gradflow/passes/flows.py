@@ -188,6 +188,8 @@ class FlowElaborator:
                 flow.dirty = True
 
     def finish(self, flow: Flow, value: Node, reports: dict[str, Any]) -> ElaboratedFlow:
+        from gradflow.analyses import queries
+
         results: list[tuple[str, Node]] = []
         lifted = self.e.model_axes.get(self.models[0].name, ())
         whole = self.e.ops.expand(value, (*lifted, Axis("param", self.size)))
@@ -199,10 +201,7 @@ class FlowElaborator:
                 continue
             results.append((f"state/{self.name}/{slot.key}", slot.write))
             states.append(StatePlan(slot.key, slot.write.type, slot.init if slot.init is not None else 0.0, slot.key.rsplit(".", 1)[0]))
-        needed = {node.id for node in ordered([node for _, node in results])}
-        flow.asked = {key: how for key, how in flow.asked.items() if key in needed & self.e.sealed}
-        if flow.asked:
-            states.append(self.queries(flow, results))
+        states += queries.count_queries(self.e, flow, self.chain, results)
         if isinstance(self.chain[0], v.Live):
             loss = self.e.ops.constant(self.shown_loss())
             if loss.type.has("node"):
@@ -229,19 +228,6 @@ class FlowElaborator:
             self.notes(flow),
         )
 
-    def queries(self, flow: Flow, results: list[tuple[str, Node]]) -> StatePlan:
-        """How many values of a black box each node has asked for since the start: a state, which every stage of the chain shows as `queries`."""
-        ops, total = self.e.ops, self.e.ops.source(Type("real"), "state", self.name, "queries")
-        for count, guards in flow.asked.values():
-            asked: Any = count
-            for guard in guards:
-                asked = ops.where(guard, asked, 0)
-            total = ops.constant(ops.elementwise("add", total, asked))
-        results.append((f"state/{self.name}/queries", total))
-        for stage in self.chain:
-            self.e.stage_values.setdefault(id(stage), {})["queries"] = ("state", self.name, "queries", Type("real"))
-        return StatePlan("queries", Type("real"), 0.0, "queries")
-
     def shown_loss(self) -> Any:
         """The loss at the parameters; where no stage looks there (two-sided probes), the mean of those that were looked at, which costs nothing."""
         here, at_hand, ops = self.loss(None, 0)[0], list(self.looked.values()), self.e.ops
@@ -254,19 +240,16 @@ class FlowElaborator:
 
     def notes(self, flow: Flow) -> tuple[tuple[str, str, str, str], ...]:
         """For views, of each stage: its name, its kind, the type of what arrives there, and what it says it gives."""
+        from gradflow.analyses import queries
+
         found = []
         for place, stage in enumerate(self.chain):
             live = isinstance(stage, v.Live)
             kind = "objective" if live else "estimator" if isinstance(stage, v.BuiltinStage) else getattr(stage, "kind", "stages")
             type_, size = flow.stage_notes.get(str(len(self.chain) - place), (None, self.size))
-            gives = self.asked_for(flow) if live else self.gives(stage, _Coordinates(size, flow))
+            gives = queries.shown(flow) if live else self.gives(stage, _Coordinates(size, flow))
             found.append((describe(stage), kind, str(type_) if type_ is not None else "", gives))
         return tuple(found)
-
-    def asked_for(self, flow: Flow) -> str:
-        """How many values of a black box each node asks for."""
-        always, sometimes = (sum(n for n, guards in flow.asked.values() if bool(guards) == guarded) for guarded in (False, True))
-        return f"{always} values a step{f', {sometimes} more under conditions' if sometimes else ''}" if flow.asked else ""
 
     def gives(self, stage: Any, frame: Any) -> str:
         """What a stage states, and what the stages that are its parameters do: `compress: contractive(delta: 0.1)`."""

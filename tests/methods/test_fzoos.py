@@ -121,7 +121,7 @@ def featured(seed: int, features: int, n: int = 6) -> dict[str, numpy.ndarray]:
 
 
 def test_products_of_features_tend_to_the_kernel() -> None:
-    """Each product is a mean of M independent terms in [-2, 2]: off by more than 4 sqrt(log(2 pairs / p) / 2M) with probability p at most (Hoeffding)."""
+    """Each product is a mean of M terms in [-2, 2]: off by more than 4 sqrt(log(2 pairs / p) / 2M) with probability p at most (Hoeffding)."""
     for features in (100, 1600, 25600):
         inputs = featured(3, features)
         phi = rff(inputs)["phi"]
@@ -302,6 +302,58 @@ def test_a_buffer_keeps_the_newest_and_finds_the_nearest(seed: int, ticks: int, 
         numpy.testing.assert_array_equal(found["n"][:here], expected)
         numpy.testing.assert_array_equal(found["x"][:here], x[expected])
         numpy.testing.assert_array_equal(found["last"][:here], kept[::-1][:count])
+
+
+@settings(max_examples=8, deadline=None)
+@given(SEEDS, st.integers(1, 6), st.integers(1, 4))
+def test_only_what_is_wanted_is_stored(seed: int, capacity: int, slots: int) -> None:
+    """Entries for which a condition holds, in order; and none where a single condition does not hold."""
+    slots = min(slots, capacity)
+    random = numpy.random.default_rng(seed)
+    text = f"""
+    function f {{
+      input n    : [tick, slot]
+      input keep : bool[tick, slot]
+      input once : bool[tick]
+      repeat k: 4 with seen = store(n: [], capacity: {capacity}) {{
+        seen <- append(seen, n: n[tick: k], where: keep[tick: k])
+        seen <- append(seen, n: -k - 1, where: once[tick: k])
+      }}
+      last = newest(seen)
+      return (n: last.n, here: last.here, total: seen.total)
+    }}"""
+    n = numpy.arange(4.0 * slots).reshape(4, slots)
+    keep, once = random.uniform(size=(4, slots)) < 0.5, random.uniform(size=4) < 0.5
+    expected: list[float] = []
+    for k in range(4):
+        expected += [*n[k][keep[k]], *([-k - 1.0] if once[k] else [])]
+    for backend in ("reference", "torch"):
+        found = evaluate_text(text, "f", {}, {"n": n, "keep": keep, "once": once}, backend)
+        assert found["total"] == len(expected)
+        numpy.testing.assert_array_equal(found["n"][found["here"]], expected[::-1][:capacity])
+
+
+def test_values_asked_for_are_counted() -> None:
+    """Only what is needed, each point once: q + 1 a local step, SCAFFOLD's control as many once a round; FZooS one a step and its active queries."""
+    text = """
+    pipeline p {
+      input A : [node, row, coordinate]
+      model x = free([coordinate: 4])
+      rule = RULE
+      flow x over star(size(node)): black_box(sum((dot(A, x, over: coordinate) - 1)^2, over: row)) -> SLOPE -> rule -> sgd(1)
+      train 3 rounds { every round { report queries = rule.queries } }
+    }"""
+    values = {"A": numpy.random.default_rng(0).normal(size=(3, 5, 4))}
+    slope = "finite_differences(directions: gaussians(directions: 3))"
+    rules = {
+        "local_steps(sgd(0.01), 2)": (slope, [0, 8, 16, 24]), "scaffold(sgd(0.01), 2)": (slope, [0, 8, 16, 24]),
+        "scaffold(sgd(0.01), 2, control: end)": (slope, [0, 12, 24, 36]),
+        "local_steps(sgd(0.01), 2, accept: better)": (slope, [0, 9, 18, 27]),
+        "fzoos(sgd(0.01), 3, basis: fourier(features: 8), ridge: 0.1, active: 2, first: scattered(count: 7))": ("nothing", [0, 16, 25, 34]),
+    }  # fmt: skip
+    for rule, (estimator, expected) in rules.items():
+        found = evaluate_text(text.replace("RULE", rule).replace("SLOPE", estimator), "p", {}, values)
+        assert list(found["queries"]) == expected, rule
 
 
 def test_jacobian_of_a_kernel_is_what_the_spec_says() -> None:
