@@ -17,6 +17,9 @@ computation for each). The result's axes below are in that order; the node's typ
     with_diagonal    x, d             -                        [.., row, col] d may lack axes, and has one of row and col at most
     sylvester        q, a, b           -                        [row, col]     x with a x + x b + q = 0; a has row and one more axis, b col
     solve            a, b             -                        [.., col, rest of b]  a x = b, where b has the axis row
+    solve_spd        a, b             -                        [.., col, rest of b]  the same for a symmetric and positive definite a
+    least_squares    a, b             -                        [.., col, rest of b]  of least norm; singular values below eps * size count as 0
+    orthonormalize   x                -                        [.., row, col] Gram-Schmidt of the rows in order; a dependent one becomes 0
 
 `top` left out or None: all; above the smaller side: clamped. Signs are deterministic: each singular pair is turned so that the entry of
 largest magnitude of its left vector (the side of the rows; of equal ones, to 1e-6, the first) is positive; each eigenvector likewise. Where
@@ -36,6 +39,7 @@ from gradflow.backends.reference.operations import Array, align, common_sizes, s
 from gradflow.graph.graph import Node
 
 TIE = 1e-6  # entries this close in relative magnitude count as equal when a sign is chosen
+DEPENDENT = 1e-6  # what is left of a vector's length by those before it; less than this share counts as nothing
 NEW = ""  # stands for the axis that only the result has
 
 
@@ -168,14 +172,49 @@ def with_diagonal(call: Call) -> Result:
     return x, call.names
 
 
-def solve(call: Call) -> Result:
+def system(call: Call, solution: Callable[[Array, Array], Array]) -> Result:
+    """A system of equations: `solution(a [.., row, col], b [.., row, k])` is [.., col, k]."""
     common_sizes(call.node, call.arrays)
     row, col = call.names[-2:]
     names = call.node.inputs[1].type.names
     rest = tuple(name for name in names if name not in (*call.lifted, row))
     b = align(call.arrays[1].astype(numpy.float64, copy=False), names, (*call.lifted, row, *rest))
     columns = b.reshape(*b.shape[: len(call.lifted) + 1], -1)
-    return numpy.linalg.solve(call.matrix, columns).reshape(*call.matrix.shape[:-1], *b.shape[len(call.lifted) + 1 :]), (*call.lifted, col, *rest)
+    found = solution(call.matrix, columns)
+    return found.reshape(*found.shape[:-1], *b.shape[len(call.lifted) + 1 :]), (*call.lifted, col, *rest)
+
+
+def solve(call: Call) -> Result:
+    return system(call, numpy.linalg.solve)
+
+
+def solve_spd(call: Call) -> Result:
+    """By Cholesky factors, whose failure is what tells that a is not positive definite."""
+
+    def solution(a: Array, b: Array) -> Array:
+        lower = numpy.linalg.cholesky(a)
+        return numpy.linalg.solve(numpy.swapaxes(lower, -1, -2), numpy.linalg.solve(lower, b))
+
+    return system(call, solution)
+
+
+def least_squares(call: Call) -> Result:
+    small = max(call.matrix.shape[-2:]) * numpy.finfo(numpy.float64).eps
+    return system(call, lambda a, b: numpy.linalg.pinv(a, rcond=small) @ b)
+
+
+def orthonormalize(call: Call) -> Result:
+    """Each row less its projections on those before it, twice against round-off, over what is left of its length."""
+    x = call.matrix
+    found = numpy.zeros_like(x)
+    for place in range(x.shape[-2]):
+        left = x[..., place, :]
+        for _ in range(2):
+            left = left - numpy.einsum("...r,...rc->...c", numpy.einsum("...rc,...c->...r", found, left), found)
+        size, before = numpy.linalg.norm(left, axis=-1, keepdims=True), numpy.linalg.norm(x[..., place, :], axis=-1, keepdims=True)
+        kept = size > DEPENDENT * before
+        found[..., place, :] = numpy.where(kept, left / numpy.where(kept, size, 1.0), 0.0)
+    return found, call.names
 
 
 def sylvester(call: Call) -> Result:
@@ -191,5 +230,6 @@ def sylvester(call: Call) -> Result:
 LINALG: dict[str, Callable[[Call], Result]] = {
     "singular_vectors": singular_vectors, "svd": svd, "eigenvalues": eigenvalues, "eigenvectors": eigenvectors, "eigenvalue": eigenvalue,
     "spectral_norm": spectral_norm, "identity": identity, "pseudo_inverse": pseudo_inverse, "stationary": stationary,
-    "with_diagonal": with_diagonal, "sylvester": sylvester, "solve": solve,
+    "with_diagonal": with_diagonal, "sylvester": sylvester, "solve": solve, "solve_spd": solve_spd, "least_squares": least_squares,
+    "orthonormalize": orthonormalize,
 }  # fmt: skip

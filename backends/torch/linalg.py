@@ -16,6 +16,7 @@ from gradflow.backends.torch.emit import Writer, aligned, permuted
 from gradflow.graph.graph import Node
 
 TIE = 1e-6  # entries this close in relative magnitude count as equal when a sign is chosen
+DEPENDENT = 1e-6
 NEW = ""
 Options = Mapping[str, Any]
 
@@ -88,11 +89,35 @@ def _with_diagonal(options: Options, x: Tensor, d: Tensor) -> Tensor:
     return x
 
 
-def _solve(options: Options, a: Tensor, b: Tensor) -> Tensor:
+def _system(solution: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Options, Tensor, Tensor], Tensor]:
     """a [.., row, col] x = b [.., row, rest..]."""
-    lead = a.dim() - 2
-    found = torch.linalg.solve(a, b.reshape(*b.shape[: lead + 1], -1))
-    return found.reshape(*found.shape[: lead + 1], *b.shape[lead + 1 :])
+
+    def run(options: Options, a: Tensor, b: Tensor) -> Tensor:
+        lead = a.dim() - 2
+        found = solution(a, b.reshape(*b.shape[: lead + 1], -1))
+        return found.reshape(*found.shape[: lead + 1], *b.shape[lead + 1 :])
+
+    return run
+
+
+def _pinv(a: Tensor) -> Tensor:
+    return torch.linalg.pinv(a, rtol=max(a.shape[-2:]) * torch.finfo(a.dtype).eps)
+
+
+def _orthonormalize(options: Options, x: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    for vector in x.unbind(-2):
+        left = vector
+        for _ in range(2 if found else 0):
+            basis = torch.stack(found, -2)
+            left = left - ((basis @ left.unsqueeze(-1)).mT @ basis).squeeze(-2)
+        size = torch.linalg.vector_norm(left, dim=-1, keepdim=True)
+        kept = size > DEPENDENT * torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+        found.append(torch.where(kept, left / torch.where(kept, size, torch.ones_like(size)), torch.zeros_like(left)))
+    return torch.stack(found, -2)
+
+
+SYSTEMS = ("solve", "solve_spd", "least_squares")  # those with a right side
 
 
 def _sylvester(options: Options, q: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -112,7 +137,13 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     "stationary": (_stationary, lambda lifted, row, col, node: (*lifted, row)),
     "with_diagonal": (_with_diagonal, lambda lifted, row, col, node: (*lifted, row, col)),
     "sylvester": (_sylvester, lambda lifted, row, col, node: (row, col)),
-    "solve": (_solve, lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
+    "solve": (_system(torch.linalg.solve), lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
+    "solve_spd": (
+        _system(lambda a, b: torch.cholesky_solve(b, torch.linalg.cholesky(a))),
+        lambda lifted, row, col, node: (*lifted, col, *_rest(node)),
+    ),
+    "least_squares": (_system(lambda a, b: _pinv(a) @ b), lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
+    "orthonormalize": (_orthonormalize, lambda lifted, row, col, node: (*lifted, row, col)),
 }
 
 
@@ -140,7 +171,7 @@ def emit_linalg(w: Writer, node: Node) -> str:
         a, b = node.inputs[1:]
         texts.append(w.align(a, (row, *(n for n in a.type.names if n != row)), "real"))
         texts.append(w.align(b, (*(n for n in b.type.names if n != col), col), "real"))
-    if name == "solve":
+    if name in SYSTEMS:
         texts.append(w.align(node.inputs[1], (*lifted, row, *_rest(node)), "real"))
     given = ", ".join(f"{key!r}: {w.constant(value, 'option')}" for key, value in options.items())
     if name == "identity":

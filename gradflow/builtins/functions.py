@@ -412,8 +412,10 @@ def gradient_of(a: Arguments) -> Any:
 
 def derivative(e: Elaborator, value: Node, of: Node, span: Span) -> Node:
     """The derivative of a value, summed over its axes; what has none is a mistake of whoever asked, at `span`."""
+    from gradflow.builtins.derivatives import check_open
     from gradflow.passes.differentiate import NotDifferentiable, gradient
 
+    check_open(e, value, of, span)
     try:
         return gradient(e.ops, value, [of])[0]
     except NotDifferentiable as error:
@@ -431,6 +433,8 @@ def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options:
 
 # Each adds its family to the table.
 from gradflow.builtins import axes as _axes  # noqa: E402,F401
+from gradflow.builtins import buffers as _buffers  # noqa: E402,F401
+from gradflow.builtins import derivatives as _derivatives  # noqa: E402,F401
 from gradflow.builtins import draws as _draws  # noqa: E402,F401
 from gradflow.builtins import graphs as _graphs  # noqa: E402,F401
 from gradflow.builtins import losses as _losses  # noqa: E402,F401

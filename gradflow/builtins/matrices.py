@@ -7,7 +7,7 @@ from typing import Any
 from gradflow.builtins.arguments import Arguments
 from gradflow.builtins.functions import builtin, linalg
 from gradflow.graph.graph import Node
-from gradflow.graph.types import Axis, Type
+from gradflow.graph.types import Axis, Type, union
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 
@@ -129,10 +129,75 @@ def with_diagonal(a: Arguments) -> Any:
     return a.e.ops.where(same, a.tensor(1), x)
 
 
-@builtin("identity(graph)", "1 on the diagonal, 0 elsewhere, over [node, from].", "linear algebra")
+@builtin("identity(graph_or_axis, axis)", "1 on the diagonal, 0 elsewhere: of a graph over [node, from], or over two axes.", "linear algebra", 1, 2)
 def identity(a: Arguments) -> Any:
-    value = a.raw(0)
-    x = value.adjacency if isinstance(value, v.Topology) else matrix(a)
-    row, col = x.type.axes[-2:]
-    same = a.e.ops.elementwise("eq", a.e.ops.range(row, x), a.e.ops.range(col, x))
+    if len(a.places) == 2:
+        row, col = (a.axis_of(name) for name in (a.e.axis_names(place.value, a.scope)[0] for place in a.places))
+        holders = [a.e.holder(axis.name, a.scope) for axis in (row, col)]
+    else:
+        value = a.raw(0)
+        x = value.adjacency if isinstance(value, v.Topology) else matrix(a)
+        (row, col), holders = x.type.axes[-2:], [x, x]
+    same = a.e.ops.elementwise("eq", a.e.ops.range(row, holders[0]), a.e.ops.range(col, holders[1]))
     return a.e.ops.where(same, 1.0, 0.0)
+
+
+def two_axes(a: Arguments, x: Node) -> tuple[Axis, Axis]:
+    """The rows and the columns of a matrix, as `over: [row, col]` names them."""
+    arg = a.needed("over")
+    names = a.e.axis_names(arg.value, a.scope)
+    if len(names) != 2 or not all(x.type.has(name) for name in names):
+        raise mistake(
+            "E0308", arg.value.span, f"`{a.function.name}` needs the two axes of its matrix, rows first", why=f"the matrix is {v.kind_name(x)}",
+            fix=f"name them: `over: [{', '.join(x.type.names[-2:])}]`",
+        )  # fmt: skip
+    return x.type.axis(names[0]), x.type.axis(names[1])
+
+
+def solved(a: Arguments, name: str) -> tuple[Node, Axis, Axis]:
+    """The x with sum(a * x, over: col) = b over the rows: axes of a before its matrix, col, and what else b has."""
+    x, b = a.node(0), a.node(1)
+    row, col = two_axes(a, x)
+    others = x.type.without([row.name, col.name])
+    lifted = tuple(axis for axis in union(others, b.type.axes) if b.type.has(axis.name) or axis in others)
+    rest = tuple(axis for axis in lifted if axis.name != row.name and axis not in others)
+    b = a.e.ops.expand(b, (*others, row, *rest))
+    matrix_ = a.e.ops.transpose(x, [*(axis.name for axis in others), row.name, col.name])
+    return linalg(a.e, name, [matrix_, b], Type("real", (*others, col, *rest))), row, col
+
+
+@builtin(
+    "solve_spd(a, b, over: axes)",
+    "The x with dot(a, x) = b, where a is symmetric and positive definite over [row, col]; b and x have the axis row.",
+    "linear algebra", 2, 2,
+)  # fmt: skip
+def solve_spd(a: Arguments) -> Any:
+    x, row, col = solved(a, "solve_spd")
+    return a.e.ops.rename(x, {col.name: row.name})
+
+
+@builtin(
+    "least_squares(a, b, over: axes)",
+    "The x [col] of least norm among those that bring dot(a, x, over: col) nearest to b [row].",
+    "linear algebra",
+    2,
+    2,
+)
+def least_squares(a: Arguments) -> Any:
+    return solved(a, "least_squares")[0]
+
+
+@builtin(
+    "orthonormalize(x, over: axes)",
+    "The entries along row, made orthonormal along col by Gram-Schmidt; at most as many as col has. One that depends on those before it becomes 0.",
+    "linear algebra",
+)
+def orthonormalize(a: Arguments) -> Any:
+    x = a.node(0)
+    row, col = two_axes(a, x)
+    if col.size is not None and (row.size is None or row.size > col.size):
+        x = a.e.ops.slice(x, row.name, 0, col.size)
+        row = Axis(row.name, min(row.size, col.size)) if row.size is not None else Axis(row.name)
+    others = x.type.without([row.name, col.name])
+    x = a.e.ops.transpose(x, [*(axis.name for axis in others), row.name, col.name])
+    return linalg(a.e, "orthonormalize", [x], x.type)

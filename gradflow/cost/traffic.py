@@ -31,11 +31,11 @@ def messages_of(update: Update, program: Program, width: int) -> tuple[Message, 
     links = facts.links if facts is not None else None
     gives = " ".join(gives for _, kind, _, gives in update.facts.get("stages", ()) if kind == "exchange")
     roots = [node for name, node in update.region.results if name.startswith(("param/", "state/"))]
-    found = [*_exchanged(roots, gives, width, nodes, facts is not None and facts.hub), *_mixed(roots, width, links, topology.directed)]
+    found = [*_exchanged(roots, gives, width, nodes, facts is not None and facts.hub), *_mixed(roots, gives, width, links, topology.directed)]
     return tuple(found or _walked(update, program, width))
 
 
-def _mixed(roots: list[Node], width: int, links: int | None, directed: bool) -> Iterator[Message]:
+def _mixed(roots: list[Node], gives: str, width: int, links: int | None, directed: bool) -> Iterator[Message]:
     if links is None:
         return
     arcs = links if directed else 2 * links
@@ -44,13 +44,14 @@ def _mixed(roots: list[Node], width: int, links: int | None, directed: bool) -> 
             value = next((one for one in node.inputs if not (one.type.has("node") and one.type.has("from"))), None)
             if value is not None and value.type.has("from"):
                 size = _size(value, ("from",), width)
+                size = compressed(gives, size, width) if value.type.has("param") else size
                 yield Message("mix", "link", arcs, size, arcs * size)
 
 
 def _exchanged(roots: list[Node], gives: str, width: int, nodes: int, hub: bool) -> Iterator[Message]:
     counted: dict[int, Node] = {}
     for node in ordered(roots):
-        if node.op == "sum" and node["over"] == ("node",) and node.type.has("param") and not _started(node, roots):
+        if node.op == "sum" and node["over"] == ("node",) and node.type.axes and not node.type.has("from") and not _started(node, roots):
             counted[node.id] = node
     for node in counted.values():
         dense = _size(node.inputs[0], ("node",), width)

@@ -93,3 +93,29 @@ def heterogeneous_quadratics(nodes: int = 10, dim: int = 50, shift: float = 10.0
     }
     facts = {"nodes": nodes, "dim": dim, "noise": noise / dim**0.5, "strong": curvature, "smooth": curvature}
     return DataSpec("heterogeneous_quadratics", ("train",), {"train": fields}, load, facts=facts)
+
+
+@primitive("data", nodes="int >= 1", dim="int >= 1", spread="real >= 0", seed="int >= 0")
+def mixed_quadratics(nodes: int = 5, dim: int = 20, spread: float = 5.0, seed: int = 0) -> DataSpec:
+    """Quadratics on the unit cube, shared out unevenly: with p = 20 clip(x, 0, 1) - 10, f_i(x) = 0.1 / dim (square_i . p^2 + linear_i . p + 1).
+
+    square, linear real[node, coordinate] = 1 + spread (Dirichlet(1 / nodes) - 1 / nodes) over the nodes of each coordinate, so both are 1 in the
+    mean and F(x) = mean of f_i does not depend on the spread; start real[coordinate] uniform in the cube; best real[coordinate] = 0.475, the
+    minimizer of F. Fact: `least` = F(best). The synthetic objective of FZooS (arXiv:2308.04077), which asks for values alone.
+    """
+
+    def load() -> Mapping[str, Mapping[str, Any]]:
+        from scipy.special import gammaincinv
+
+        def shares(what: str) -> Any:
+            uniforms = random.uniform(random.key(seed, what), numpy.arange(nodes * dim)).reshape(nodes, dim)
+            parts = numpy.maximum(gammaincinv(1 / nodes, uniforms), 1e-300)  # gamma variates: their shares are Dirichlet(1 / nodes)
+            return 1 + spread * (parts / parts.sum(0) - 1 / nodes)
+
+        start = random.uniform(random.key(seed, "start"), numpy.arange(dim))
+        return {"train": {"square": shares("square"), "linear": shares("linear"), "start": start, "best": numpy.full(dim, 0.475)}}
+
+    every, own = (("node", nodes), ("coordinate", dim)), (("coordinate", dim),)
+    fields = {"square": FieldSpec("real", every), "linear": FieldSpec("real", every), "start": FieldSpec("real", own), "best": FieldSpec("real", own)}
+    facts = {"nodes": nodes, "dim": dim, "least": 0.1 / dim * (1 - dim / 4)}
+    return DataSpec("mixed_quadratics", ("train",), {"train": fields}, load, facts=facts)

@@ -6,6 +6,7 @@ over an axis. Formulas of an objective that involve no live value are remembered
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gradflow.graph.graph import Node, Region, depends
@@ -200,6 +201,8 @@ class Body:
                     current.names[name] = self.either(condition, new, old, statement)
 
     def either(self, condition: Node, new: Any, old: Any, statement: s.Node) -> Any:
+        if isinstance(new, v.Record) and isinstance(old, v.Record) and new.value is None and set(new.fields) == set(old.fields):
+            return replace(new, fields={name: self.either(condition, x, old.fields[name], statement) for name, x in new.fields.items()})
         a, b = self.e.tensor(new, statement), self.e.tensor(old, statement)
         self.e.ops.span = statement.span
         if condition.type.axes:
@@ -314,7 +317,7 @@ def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[st
             "E0509", definition.name_span, f"`{definition.name}` returns nothing", why="a function is what it returns", fix="end it with `return ..`",
         )  # fmt: skip
     if isinstance(body.returned, v.Record):
-        return v.Record({n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, definition.name, body.returned.value)
+        return replace(body.returned, fields={n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, name=definition.name)
     return unrenamed(e, body.returned, back)
 
 

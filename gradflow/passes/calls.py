@@ -447,7 +447,7 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[st
         from gradflow.passes.properties import property_fields
 
         called: dict[str, Any] = {n: e.ops.source(t, kind, f, k) for n, (kind, f, k, t) in e.stage_values.get(id(value), {}).items()}
-        if scope.frame is not None:
+        if scope.frame is not None and scope.frame.flow is not None:
             called = scope.frame.flow.called.get(f"#{id(value)}", {})
         return called | property_fields(e, value, scope.frame)
     other = getattr(value, "fields", None)

@@ -44,6 +44,7 @@ class Context:
     batch: bool = False
     objective: bool = False
     draws: dict[str, Any] = field(default_factory=dict)
+    passes: int | None = None  # of the loop in which a stage is called: its `t`
 
 
 def two_sizes(span: Span, conflict: AxisConflict) -> Mistake:
@@ -75,6 +76,7 @@ class Elaborator:
         self.world: list[Any] | None = None
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
+        self.sealed: set[int] = set()  # ids of values of black boxes
 
     # ---- diagnostics and context
 
@@ -221,8 +223,10 @@ class Elaborator:
 
         return BUILTINS
 
-    def clock(self, name: str, scope: Scope) -> Node:
+    def clock(self, name: str, scope: Scope) -> Any:
         flow = "" if self.context.flow == TOPOLOGY else self.context.flow
+        if name == "t" and flow and self.context.passes is not None:
+            return self.context.passes
         if name == "progress":
             return self.tensor(self.ops.elementwise("div", self._clock("t", flow), self._clock("t_end", flow)))
         return self._clock(name, flow)

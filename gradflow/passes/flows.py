@@ -120,7 +120,9 @@ class FlowElaborator:
             raise no_objective(self.chain[0], self.span, "value")
         loss, flat, _ = self.loss(point, fresh)
         self.check_loss(loss, flat)
-        self.looked[flat.id, fresh] = loss
+        for name in (shown := loss).type.without(["node"]):  # many points at once: their mean is what a run shows
+            shown = self.e.ops.elementwise("div", self.e.ops.reduce("sum", shown, [name.name]), self.e.ops.axis_size(name.name, loss))
+        self.looked[flat.id, fresh] = shown
         return loss
 
     def check_loss(self, loss: Any, point: Node) -> None:
@@ -129,7 +131,7 @@ class FlowElaborator:
             raise mistake(
                 "E0522", span, "the objective does not depend on what the flow trains", why="its gradient is zero", fix="use the model in the loss",
             )  # fmt: skip
-        extra = [name for name in loss.type.names if name != "node"]
+        extra = [name for name in loss.type.names if name != "node" and (name == "param" or not point.type.has(name))]
         if extra:
             raise mistake(
                 "E0523", span, f"the objective is no number: it still has the ax{'es' if len(extra) > 1 else 'is'} {listed(extra)}",
@@ -187,6 +189,8 @@ class FlowElaborator:
                 flow.dirty = True
 
     def finish(self, flow: Flow, value: Node, reports: dict[str, Any]) -> ElaboratedFlow:
+        from gradflow.analyses import queries
+
         results: list[tuple[str, Node]] = []
         lifted = self.e.model_axes.get(self.models[0].name, ())
         whole = self.e.ops.expand(value, (*lifted, Axis("param", self.size)))
@@ -198,6 +202,7 @@ class FlowElaborator:
                 continue
             results.append((f"state/{self.name}/{slot.key}", slot.write))
             states.append(StatePlan(slot.key, slot.write.type, slot.init if slot.init is not None else 0.0, slot.key.rsplit(".", 1)[0]))
+        states += queries.count_queries(self.e, flow, self.chain, results)
         if isinstance(self.chain[0], v.Live):
             loss = self.e.ops.constant(self.shown_loss())
             if loss.type.has("node"):
@@ -236,12 +241,14 @@ class FlowElaborator:
 
     def notes(self, flow: Flow) -> tuple[tuple[str, str, str, str], ...]:
         """For views, of each stage: its name, its kind, the type of what arrives there, and what it says it gives."""
+        from gradflow.analyses import queries
+
         found = []
         for place, stage in enumerate(self.chain):
             live = isinstance(stage, v.Live)
             kind = "objective" if live else "estimator" if isinstance(stage, v.BuiltinStage) else getattr(stage, "kind", "stages")
             type_, size = flow.stage_notes.get(str(len(self.chain) - place), (None, self.size))
-            gives = "" if live else self.gives(stage, _Coordinates(size, flow))
+            gives = queries.shown(flow) if live else self.gives(stage, _Coordinates(size, flow))
             found.append((describe(stage), kind, str(type_) if type_ is not None else "", gives))
         return tuple(found)
 

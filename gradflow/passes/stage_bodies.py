@@ -6,6 +6,8 @@ last and moves `param` itself. A leading `param` in `param <- param + e` is not 
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from gradflow.graph.graph import Node
@@ -87,7 +89,11 @@ class StageBody(Body):
             )  # fmt: skip
         point = point if point is not None else self.point
         with self.e.at(flow=""), self.e.placed(None):
-            return self.up.value(None if point is None else self.flat(point), max(fresh, self.fresh))
+            value = self.up.value(None if point is None else self.flat(point), max(fresh, self.fresh))
+        if isinstance(value, Node):
+            size = math.prod(axis.size or 1 for axis in value.type.without(["node"]))
+            self.flow.asked.setdefault(value.id, (size, tuple(self.guards)))
+        return value
 
     def special(self, name: str, node: s.Node) -> Any:
         if name == "grad":
@@ -221,7 +227,8 @@ class StageBody(Body):
 
         condition = self.return_condition
         before = set(self.flow.states)
-        change = self.below_(Upstream(at, lambda: self.reports), self.lower_bundle(axes))
+        value_of = self.up.value if self.stage.kind == "estimator" else None  # an estimator leaves the objective what it was
+        change = self.below_(Upstream(at, lambda: self.reports, value_of), self.lower_bundle(axes))
         if isinstance(condition, Node):
             ops = self.e.ops
             for key, slot in self.flow.states.items():
@@ -313,9 +320,20 @@ class StageBody(Body):
             self.declare(name, statement, axes if option is not None and option.axes is not None else None, target, scope)
 
     def declare(self, name: str, statement: s.State, axes: tuple[Axis, ...] | None, target: Axis | None, scope: Scope) -> None:
+        with self.e.placed(f"{self.flow.name}.{self.path}.{name}") if statement.drawn else self.e.placed(self.e.place):
+            init = self.e.evaluate(statement.init, scope)
+        if isinstance(init, v.Record) and init.value is None:  # a state for each field; a buffer's fields say which axes they have
+            own = getattr(init, "axes", {})
+            parts = {part: self.born(f"{name}.{part}", statement, x, own.get(part), None, scope) for part, x in init.fields.items()}
+            scope.names[name] = replace(init, fields=parts)
+            return
+        scope.names[name] = read = self.born(name, statement, self.e.tensor(init, statement.init), axes, target, scope)
+        if target is not None:
+            scope.maps.append(read)
+
+    def born(self, name: str, statement: s.State, init: Any, axes: tuple[Axis, ...] | None, target: Axis | None, scope: Scope) -> Node:
+        """One state, and what it is at the start of the step."""
         key = f"{self.path}.{name}"
-        with self.e.placed(f"{self.flow.name}.{key}") if statement.drawn else self.e.placed(self.e.place):
-            init = self.e.tensor(self.e.evaluate(statement.init, scope), statement.init)
         base = "int" if target is not None else "real"
         found = Type(base, axes if axes is not None else (init.type.axes if isinstance(init, Node) else ()), target)
         if isinstance(init, Node) and axes is not None:
@@ -323,9 +341,11 @@ class StageBody(Body):
         type_ = self.flow.settle(key, found)
         read: Node = self.e.ops.source(type_, "state", self.flow.name, key)
         constant = float(init) if isinstance(init, NUMBERS) else None
-        first: Any = None
-        if self.e.loops:
-            return self.declare_in_loop(name, key, type_, init, scope)
+        if self.e.loops:  # a stage called inside a loop is born with it: its states live from pass to pass and start anew the next time
+            known = self.flow.loop_values.get(key) if self.e.loops[-1] > 0 else None
+            read = known if known is not None else self.e.ops.expand(init, type_.axes)
+            self.slots[name] = StateSlot(key, type_, None, read)
+            return read
         if constant is None:
             start = self.e.ops.expand(self.retarget(init, target), type_.axes)
             first = self.e.ops.elementwise("eq", self.e._clock("t", self.flow.name), 1)
@@ -335,16 +355,7 @@ class StageBody(Body):
         if not self.quiet:
             self.flow.states[key] = slot
         self.slots[name] = slot
-        scope.names[name] = read
-        if type_.target is not None:
-            scope.maps.append(read)
-
-    def declare_in_loop(self, name: str, key: str, type_: Type, init: Any, scope: Scope) -> None:
-        """A stage called inside a loop is born with it: its states live from pass to pass and start anew the next time."""
-        known = self.flow.loop_values.get(key) if self.e.loops[-1] > 0 else None
-        read = known if known is not None else self.e.ops.expand(init, type_.axes)
-        self.slots[name] = StateSlot(key, type_, None, read)
-        scope.names[name] = read
+        return read
 
     def retarget(self, value: Node, target: Axis | None) -> Node:
         if target is None or value.type.target == target:
@@ -368,18 +379,29 @@ class StageBody(Body):
 
     def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
         slot = self.slots.get(target.name)
-        if slot is None:
-            return super().assign(target, value, scope, statement)
+        parts = value.fields if isinstance(value, v.Record) else {}
+        if slot is None and (not parts or f"{target.name}.{next(iter(parts))}" not in self.slots):
+            super().assign(target, value, scope, statement)
+            return
         if target.index:
             raise unbuilt(
                 target.span, "a state cannot be assigned in part yet",
                 f"assign the whole: `{target.name} <- where(position(axis) == i, new, {target.name})`",
             )  # fmt: skip
+        if slot is None:
+            scope.assign(
+                target.name, replace(value, fields={p: self.next_value(self.slots[f"{target.name}.{p}"], x, statement) for p, x in parts.items()})
+            )
+            return None
+        scope.assign(target.name, self.next_value(slot, value, statement))
+        return None
+
+    def next_value(self, slot: StateSlot, value: Any, statement: s.Bind) -> Node:
+        """What is assigned to a state, with the state's axes."""
         node = self.e.ops.constant(self.e.tensor(value, statement.value))
         node = self.placed_on(node, slot.type.axes, statement)
         wide = self.flow.settle(slot.key, Type(slot.type.base, node.type.axes, slot.type.target))
-        node = self.e.ops.expand(self.retarget(node, slot.type.target), wide.axes)
-        scope.assign(target.name, node)
+        return self.e.ops.expand(self.retarget(node, slot.type.target), wide.axes)
 
     def placed_on(self, node: Node, axes: tuple[Axis, ...], statement: s.Node) -> Node:
         """Axes of a value to those of what it is assigned to: by name where they coincide, else by position."""
@@ -394,7 +416,8 @@ class StageBody(Body):
         fields = self.flow.called.setdefault(self.path, {})
         outside = self.e.stage_values.setdefault(id(self.stage), {})
         for name, slot in self.slots.items():
-            value = self.scope.names[name]
+            whole, _, part = name.partition(".")
+            value = self.scope.names[whole].fields[part] if part else self.scope.names[whole]
             fields[name] = self.shaped(value)
             outside[name] = ("state", self.flow.name, slot.key, slot.type)
             if self.e.loops:
@@ -461,9 +484,10 @@ class StageBody(Body):
         bundle = Bundle(self.bundle.leaves if self.leaf is None else (self.leaf,), self.bundle.param)
         path = f"{self.path}.call{index}"
         before = set(self.flow.called)
-        change = self.builder.chain(
-            flatten(stage), constant_upstream(value, "a stage called as a function sees one gradient"), bundle, capture, path + "."
-        )
+        with self.e.at(passes=self.e.loops[-1] + 1 if self.e.loops else None):
+            change = self.builder.chain(
+                flatten(stage), constant_upstream(value, "a stage called as a function sees one gradient"), bundle, capture, path + "."
+            )
         fields: dict[str, Any] = {}
         for key in [k for k in self.flow.called if k not in before or k.startswith(path)]:
             fields.update({name: self.own_view(x) for name, x in self.flow.called[key].items()})

@@ -105,6 +105,7 @@ class Flow:
     reports: dict[str, Any] = field(default_factory=dict)
     shown: dict[str, Node] = field(default_factory=dict)
     executed: Node | None = None
+    asked: dict[int, tuple[int, tuple[Node, ...]]] = field(default_factory=dict)  # values of the objective: how many, under which conditions
     stage_notes: dict[str, tuple[Type, int]] = field(default_factory=dict)
     dirty: bool = False
 

@@ -276,7 +276,8 @@ def along(node: Node) -> set[str]:
         return {name for pair in zip(node.inputs[0].type.names, node.type.names, strict=True) if pair[0] != pair[1] for name in pair}
     if node.op == "linalg":
         matrix = node.type.names if node["name"] == "identity" else node.inputs[0].type.names[-2:]
-        return set(matrix) | ({name for name in node.type.names if name not in node.inputs[0].type.names})
+        given = {name for below in node.inputs for name in below.type.names}
+        return set(matrix) | (given ^ set(node.type.names))
     if node.op.startswith("segment_"):
         target = node.inputs[1].type.target
         return {*node["over"], *((target.name,) if target is not None else ())}

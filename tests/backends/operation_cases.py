@@ -314,6 +314,11 @@ def linear_algebra(m: Maker) -> Case:
     results |= {"identity": call("identity", size, symmetric)}
     left, right = m.data("left", A, Axis("a2", 5)), m.data("right", Axis("b2", 4), B)
     results |= {"sylvester": call("sylvester", (A, B), x, left, right), "turned_sylvester": call("sylvester", (B, A), x, left, right)}
+    spread = m.ops.dot(square, m.ops.rename(square, {"n": "n3"}), ["n2"])
+    spread = e("add", spread, call("identity", spread.type.axes, spread))
+    results |= {"spd": call("solve_spd", (spread.type.axes[1], A), spread, m.data("rhs", size[0], A))}
+    results |= {"least": call("least_squares", (A, C), m.ops.transpose(x, ["b", "a"]), m.data("few", B, C))}
+    results |= {"frame": call("orthonormalize", (A, B), x), "frames": call("orthonormalize", (C, A, B), lifted)}
     return m.region(**results)
 
 

@@ -1,0 +1,66 @@
+"""Built-ins about derivatives beside `gradient`: `jacobian`, and `black_box`, a value that may be asked for and whose derivative may not.
+
+What seals a black box is known to the elaborator alone: a run pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradflow.builtins.arguments import Arguments
+from gradflow.builtins.functions import builtin
+from gradflow.graph.graph import Node, ordered
+from gradflow.graph.types import Axis, Type
+from gradflow.language.diagnostics import Label, mistake
+from gradflow.language.source import Span
+from gradflow.passes import values as v
+from gradflow.passes.expressions import Elaborator
+
+
+@builtin("jacobian(f, of: x)", "The derivative of every entry of f(x), with respect to x; axes that both have are matched by name.", "derivatives")
+def jacobian(a: Arguments) -> Any:
+    """Every entry gets an x of its own, along new axes beside those of the result; the gradient of the diagonal is the Jacobian."""
+    from gradflow.builtins.functions import derivative
+    from gradflow.passes.calls import call_values
+
+    e, ops, f = a.e, a.e.ops, a.raw(0)
+    a.needed("of")
+    x = ops.constant(a.quantity("of"))
+    if not isinstance(f, v.Function | v.LambdaValue):
+        raise mistake(
+            "E0301", a.places[0].span, f"`jacobian` needs a function, this is {v.kind_name(f)}", why="it is evaluated beside x, once for each entry",
+            fix="`jacobian(x => .., of: x)`; of a value, `gradient` is the derivative of its sum",
+        )  # fmt: skip
+    here = ops.constant(e.tensor(call_values(e, f, a.call.span, x)))
+    new = [axis for axis in here.type.axes if not x.type.has(axis.name)]
+    beside = {axis.name: Axis("of " + axis.name, axis.size) for axis in new}
+    wide = ops.make("expand", (x,), Type("real", (*beside.values(), *x.type.axes)))
+    picked: Any = ops.constant(e.tensor(call_values(e, f, a.call.span, wide)))
+    for axis in new:
+        same = ops.elementwise("eq", ops.range(axis, here), ops.range(beside[axis.name], wide))
+        picked = ops.where(same, picked, 0.0)
+    return ops.rename(derivative(e, ops.constant(picked), wide, a.call.span), {axis.name: name for name, axis in beside.items()})
+
+
+@builtin("black_box(value)", "The same value, of which no derivative may be taken: only values can be asked for.", "derivatives")
+def black_box(a: Arguments) -> Any:
+    value = a.node(0)
+    sealed = a.e.ops.make("expand", (value,), value.type)  # a value of its own: the one inside stays as open as it was
+    a.e.sealed.add(sealed.id)
+    return sealed
+
+
+def check_open(e: Elaborator, value: Node, of: Node, span: Span) -> None:
+    """Raises Mistake where the derivative of `value` with respect to `of` runs through a black box."""
+    from gradflow.passes.differentiate import active_nodes
+
+    if not e.sealed:
+        return
+    active = active_nodes([value], [of])
+    box = next((node for node in ordered([value]) if node.id in active and node.id in e.sealed), None)
+    if box is not None:
+        raise mistake(
+            "E0535", span, "the derivative of a black box is asked for", secondary=(Label(box.span, "only the value of this may be asked for"),),
+            why="`black_box` says that there is no derivative to be had",
+            fix="estimate it from values, `loss -> finite_differences() -> ..` or `loss -> spsa() -> ..`, or take `black_box` away",
+        )  # fmt: skip
