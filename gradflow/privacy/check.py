@@ -5,7 +5,7 @@ What a flow would show by itself, the loss on private rows, is left out of it; w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from gradflow.graph.graph import Node
@@ -37,8 +37,8 @@ def private_program(e: Elaborator, program: Program, definition: s.Definition) -
         private = private_of(program, found)
         leaking = list(leaks(program, private))
         for leak in leaking:
-            e.report.add(told(leak, found.data).diagnostic)
-        wrong = [error for action in _updates(program) for error in problems(mechanisms(action.region, private))]
+            e.report.add(told(leak, found.data, definition).diagnostic)
+        wrong = [error for action in _updates(program) for error in problems(mechanisms(action.region, private), action.span)]
         for error in wrong:
             e.report.add(error.diagnostic)
         if not leaking and not wrong:
@@ -57,9 +57,11 @@ def _updates(program: Program) -> Iterator[Update]:
                 yield action
 
 
-def told(leak: Leak, data: dict[str, Span] | object) -> Mistake:
-    """A leak with its path, line by line."""
-    names = ", ".join(f"`{name}`" for name in data)  # type: ignore[attr-defined]
+def told(leak: Leak, data: Iterable[str], definition: s.Definition) -> Mistake:
+    """A leak with its path, line by line; of a report the line that asks for it."""
+    asked = (one for one in s.walk(definition) if isinstance(one, s.ReportAs) and leak.what == f"the report `{one.name}`")
+    leak = replace(leak, span=next((one.span for one in asked), leak.span))
+    names = ", ".join(f"`{name}`" for name in data)
     labels = []
     for place, node in enumerate(leak.path):
         if node.span != NOWHERE and node.span != leak.span:
@@ -67,7 +69,7 @@ def told(leak: Leak, data: dict[str, Span] | object) -> Mistake:
     return mistake(
         "E0702", leak.span, f"private records reach {leak.what} without a release", label="from here everybody sees it", secondary=tuple(labels),
         why=f"{names} is private: what is computed of its records may leave only with noise that hides each of them",
-        fix="put a release on the way (`diff2(..)`, `dp_sgd(..)`, `release(x, sensitivity: .., multiplier: .., noise: ..)`), or report on held-out data",
+        fix="put a release on the way, `dp_sgd(..)` say, or report on held-out data",
     )  # fmt: skip
 
 
@@ -80,8 +82,17 @@ def step(node: Node) -> str:
 # ---- mechanisms
 
 
-def problems(ones: list[Mechanism]) -> Iterator[Mistake]:
-    """What is wrong with the releases of one flow."""
+def problems(ones: list[Mechanism], flow: Span) -> Iterator[Mistake]:
+    """What is wrong with the releases of one flow; those of the library are told at the flow."""
+    for error in _problems(ones):
+        told = error.diagnostic
+        if told.span.file != flow.file:
+            inside = Label(told.span, told.label or "the release")
+            error = Mistake(replace(told, span=flow, label="", secondary=(inside, *told.secondary)))
+        yield error
+
+
+def _problems(ones: list[Mechanism]) -> Iterator[Mistake]:
     noises: dict[int, Mechanism] = {}
     kinds: dict[bool, Mechanism] = {}
     for one in ones:
@@ -100,11 +111,10 @@ def problems(ones: list[Mechanism]) -> Iterator[Mistake]:
                 (Label(error.node.span, "this is known only in the run"),),
             )  # fmt: skip
         except Declared as error:
-            yield mistake(
-                "E0704", one.span, "the sensitivity that this release declares is too small" if error.least else "the sampling of this release is not so",
-                label=error.what, why="noise hides a record only if it is in proportion to what that record can move",
-                fix=f"`sensitivity:` {error.least} or more" if error.least else "draw the records anew in every update, by a coin each or so many of them",
-            )  # fmt: skip
+            what = "the sensitivity that this release declares is too small" if error.least else "the records of this release are not drawn so"
+            fix = f"declare {error.least}, or more" if error.least else "draw them anew in every update, by a coin each: `by_coin(rate: ..)`"
+            why = "noise hides a record only if it is in proportion to what that record can move"
+            yield mistake("E0704", one.span, what, label=error.what, why=why, fix=fix)
     if len(kinds) == 2:
         yield bad(kinds[True], "releases of Poisson samples and of all records cannot be added up", "sample in both, or in none",
                   (Label(kinds[False].span, "here neighbors replace a record, there they add or remove one"),))  # fmt: skip

@@ -61,12 +61,15 @@ class Private:
         return not any(part.id in found for part in (one.multiplier, one.sensitivity, one.noise))
 
 
-def path_to(node: Node, found: Mapping[int, Node | None], through: Mapping[int, Node] | None = None) -> tuple[Node, ...]:
+def path_to(node: Node, found: Mapping[int, Node | None]) -> tuple[Node, ...]:
     """The way that a private value took, the data first, at most one step a line of text."""
     steps: list[Node] = []
     at: Node | None = node
     while at is not None:
-        if at.span != NOWHERE and (not steps or (steps[-1].span.file, steps[-1].span.line) != (at.span.file, at.span.line)):
+        here = at.span != NOWHERE and bool(steps) and (steps[-1].span.file, steps[-1].span.line) == (at.span.file, at.span.line)
+        if found[at.id] is None and here:
+            steps[-1] = at  # the data themselves stand for their line
+        elif at.span != NOWHERE and not here:
             steps.append(at)
         at = found[at.id]
     steps.reverse()

@@ -92,8 +92,8 @@ def _terms(node: Node, term: Term, active: set[int], mixing: set[int], axis: str
         first, second = node.inputs if node.inputs[0].id in active else node.inputs[::-1]
         if second.id in active:
             raise NotPerSample(node, "it divides by something that is trained")
-        key = "divisors" if node.op == "div" else "factors"
-        yield from _terms(first, replace(term, **{key: (*getattr(term, key), second)}), *again)
+        divided = replace(term, divisors=(*term.divisors, second)) if node.op == "div" else replace(term, factors=(*term.factors, second))
+        yield from _terms(first, divided, *again)
     elif node.op in ("sum", "expand"):
         yield from _terms(node.inputs[0], term, *again)
     else:

@@ -1,7 +1,7 @@
 """What a program says about privacy, read from its text, which artifacts carry too: the data sets that are private, and the budgets.
 
-    data train, test = private(digits(split: iid), unit: record)      the first split is private, record by record
-    require privacy <= (epsilon: 3, delta: 1e-5)                      `prefer` only warns when the plan is over it; a run stops there
+data train, test = private(digits(split: iid), unit: record)      the first split is private, record by record
+require privacy <= (epsilon: 3, delta: 1e-5)                      `prefer` only warns when the plan is over it; a run stops there
 """
 
 from __future__ import annotations

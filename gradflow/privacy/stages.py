@@ -56,7 +56,7 @@ def gradients(flow: FlowElaborator, point: Node | None, fresh: int, axis: str) -
         except NotPerSample as error:
             raise mistake(
                 "E0701", span, f"the gradient of this cannot be taken for every entry of `{axis}`",
-                secondary=(Label(error.node.span, error.why),), why="it must be a mean over them of terms that see one entry each, plus terms without",
+                secondary=(Label(error.node.span, error.why),), why="it must be a mean of terms that see one entry each, plus terms that see none",
                 fix=f"write the objective as `mean(.., over: {axis})`",
             ) from None  # fmt: skip
         except NotDifferentiable as error:

@@ -26,7 +26,7 @@ from gradflow.language.source import Span
 from gradflow.library.catalogue import MissingExtra
 from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
-from gradflow.privacy.guard import guard_of
+from gradflow.privacy.guard import Guard, guard_of
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import Checkpoint, write_checkpoint
@@ -81,7 +81,8 @@ class Run:
         save_every: float | None = None,
         resume: Checkpoint | None = None,
     ):
-        self.original, self.guard = program, None
+        self.original = program
+        self.guard: Guard | None = None
         self.program = optimized(program) if options.optimize and options.backend != "reference" else program
         self.options, self.folder = options, folder
         self.inputs = dict(inputs or {})
@@ -150,7 +151,7 @@ class Run:
             except KeyboardInterrupt:
                 yield RunStopped(self.clocks.tick, False, self._elapsed())
                 return
-            spent = self.guard.spent(self.clocks.executed) if self.guard is not None else {}
+            spent: Mapping[str, float] = self.guard.spent(self.clocks.executed) if self.guard is not None else {}
             yield RunFinished(self.clocks.tick, self._elapsed(), dict(self.learnt.values), spent)
 
     def _elapsed(self) -> float:
