@@ -6,6 +6,7 @@ require privacy <= (epsilon: 3, delta: 1e-5)                      `prefer` only 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def unwrapped(tree: s.Expr) -> s.Expr:
 
 def said(program: Program) -> Said:
     """Of a whole program."""
-    if WORD not in program.text and "privacy" not in program.text:
+    if not re.search(rf"\b{WORD}\s*\(", program.text):
         return NOTHING
     from gradflow.language.parser import parse
 
