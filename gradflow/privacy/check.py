@@ -23,6 +23,9 @@ from gradflow.privacy.program import Budget, said_in
 from gradflow.privacy.sensitivity import Declared, checked, number
 
 
+MORE = "give a multiplier above 0, or do not declare the data private"
+
+
 def private_program(e: Elaborator, program: Program, definition: s.Definition) -> Program:
     """The program without what would show private rows; mistakes go to the report."""
     with e.collecting():
@@ -42,8 +45,13 @@ def private_program(e: Elaborator, program: Program, definition: s.Definition) -
         for error in wrong:
             e.report.add(error.diagnostic)
         if not leaking and not wrong:
+            spends = spending(program, known=found)
+            for course_ in spends.courses:
+                for one, levels in course_.levels:
+                    if min(levels, default=1.0) <= 0:
+                        raise bad(one, f"there is no noise in update {next(i for i, x in enumerate(levels, 1) if x <= 0)}: the multiplier is 0", MORE)
             for budget in found.budgets:
-                within(e, spending(program, known=found), budget, program)
+                within(e, spends, budget)
         return _without_losses(program, private)
     return program
 
@@ -102,7 +110,7 @@ def _problems(ones: list[Mechanism]) -> Iterator[Mistake]:
             yield from _noise(one, noises)
             course("", [one], 1)
             if number(one.multiplier) is not None and number(one.multiplier) <= 0:  # type: ignore[operator]
-                yield bad(one, "there is no noise: the multiplier is 0", "give a multiplier above 0, or do not declare the data private")
+                yield bad(one, "there is no noise: the multiplier is 0", MORE)
             done = checked(one)
             kinds.setdefault(done.sampling.kind == "poisson", done)
         except NotKnown as error:
@@ -139,7 +147,7 @@ def bad(one: Mechanism, message: str, fix: str, labels: tuple[Label, ...] = ()) 
 # ---- budgets
 
 
-def within(e: Elaborator, spends: Spending, budget: Budget, program: Program) -> None:
+def within(e: Elaborator, spends: Spending, budget: Budget) -> None:
     """A plan that is over the budget is a mistake; over what is only preferred, a warning."""
     try:
         needed = spends.epsilon()

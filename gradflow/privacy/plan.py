@@ -154,4 +154,5 @@ def rows(plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
             lines.append((f"{one['name']}:{one['line']}", text))
     whole = "not known" if plan["epsilon"] is None else f"epsilon {plan['epsilon']:.4g} at delta {plan['delta']:g}"
     limits = "".join(f"; {'at most' if one['kind'] == 'require' else 'best within'} {one['epsilon']:g}" for one in plan["budgets"])
-    return [*lines, ("together", f"{whole}{limits}"), *([("note", plan["note"])] if plan["note"] else [])]
+    lines += [("together", f"{whole}{limits}"), ("note", "the noise is drawn from the run's seed: who knows the seed can take it away again")]
+    return [*lines, *([("note", plan["note"])] if plan["note"] else [])]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from gradflow.graph.graph import Node
-from gradflow.privacy.mechanisms import EVERY, Mechanism, Sampling
+from gradflow.graph.graph import Node, ordered
+from gradflow.privacy.flow import SIZES
+from gradflow.privacy.mechanisms import EVERY, Mechanism, Sampling, is_release
 
 RECORDS = "sample"
 LIFTED = ("node", RECORDS)
@@ -27,6 +28,36 @@ class Moved:
     masks: tuple[Node, ...] = ()
 
 
+def reads_data(node: Node, known: dict[int, bool] | None = None) -> bool:
+    """Whether a value is computed of rows; sizes are none, and what was released is public."""
+    known = {} if known is None else known
+    for one in ordered([node]):
+        own = one.op == "source" and one["kind"] in ("data", "held", "rollout", "world")
+        known[one.id] = own or (one.op not in SIZES and not is_release(one) and any(known[below.id] for below in one.inputs))
+    return known[node.id]
+
+
+def separate(node: Node) -> bool:
+    """Whether every record has its own entry all the way down: nothing between the rows of the data and this value looks across records."""
+    reading: dict[int, bool] = {}
+    if not reads_data(node, reading):
+        return True
+    queue, seen = [(node, RECORDS)], set[tuple[int, str]]()
+    while queue:
+        one, axis = queue.pop()
+        if (one.id, axis) in seen or not reading[one.id]:
+            continue
+        seen.add((one.id, axis))
+        over = one.get("over", ())
+        across = axis == one.get("axis") or axis in (over if isinstance(over, tuple) else (over,))
+        if not one.type.has(axis) or across or one.op in ("scan", "item", "linalg"):
+            return False
+        if one.op == "rename":
+            axis = one.inputs[0].type.names[one.type.names.index(axis)]
+        queue += [(below, axis) for below in one.inputs]
+    return True
+
+
 def number(node: Node) -> float | None:
     return float(node["value"]) if node.op == "const" else None
 
@@ -35,7 +66,7 @@ def rows(node: Node) -> Moved | None:
     """The bound of every row of a value with an axis of records."""
     clipped = _clipped(node)
     if clipped is not None:
-        return Moved(1.0, clipped)
+        return Moved(1.0, clipped) if separate(node) else None
     if node.op == "neg":
         return rows(node.inputs[0])
     if node.op in ("mul", "where"):
@@ -55,8 +86,10 @@ def rows(node: Node) -> Moved | None:
     return None
 
 
-def _masked(inner: Moved, mask: Node, node: Node) -> Moved:
-    """With a condition that is drawn for every record by itself, if it has all axes of records; others are left out of the account."""
+def _masked(inner: Moved, mask: Node, node: Node) -> Moved | None:
+    """With a condition on records. One drawn for every record by itself has all axes of records; one made of data could choose by all of them."""
+    if reads_data(mask):
+        return None
     own = len(mask.type.names) == sum(name in LIFTED for name in node.type.names)
     return replace(inner, masks=(*inner.masks, mask)) if own else inner
 

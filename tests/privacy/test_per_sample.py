@@ -48,7 +48,9 @@ LOSSES = {
 
 
 def pipeline(loss: str, where: str = "") -> str:
-    return HEAD + f"""
+    return (
+        HEAD
+        + f"""
 pipeline p {{
   input Z  : [record, entry]
   input y  : [record]
@@ -63,6 +65,7 @@ pipeline p {{
   train 1 rounds {{ report each = rule.each; report whole = rule.whole; report plain = rule.plain; report far = rule.far }}
 }}
 """
+    )
 
 
 def inputs(seed: int = 0) -> dict[str, numpy.ndarray]:
@@ -112,7 +115,9 @@ def test_a_network_of_the_library() -> None:
     from gradflow.passes.scope import Module
     from gradflow.runtime.executor import Options, Run
 
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
     pipeline p {
       data  train, test = digits(size: 12)
       model net = mlp(64, 5, 10)
@@ -121,6 +126,7 @@ def test_a_network_of_the_library() -> None:
       train 1 rounds { report each = rule.each; report plain = rule.plain }
     }
     """
+    )
     program, diagnostics = build(Module.of(Source("<test>", text)), "p")
     assert program is not None, diagnostics
     run = Run(program, Options(precision="float64", seed=1))
