@@ -22,7 +22,6 @@ from gradflow.privacy.plan import Spending, from_outside, mechanisms, private_of
 from gradflow.privacy.program import Budget, said_in
 from gradflow.privacy.sensitivity import Declared, checked, number
 
-
 MORE = "give a multiplier above 0, or do not declare the data private"
 
 

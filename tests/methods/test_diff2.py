@@ -168,7 +168,7 @@ def test_local_steps(seed: int, backend: str) -> None:
 @settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(3, 5), (2, 2, 4), (1, 6)]))
 def test_replacing_one_record_moves_a_release_by_its_sensitivity_at_most(seed: int, sizes: tuple[int, ...]) -> None:
-    """Every record in turn gives way to one far out, on the wrong side. The noise of the first round is chosen so that both worlds release the same there."""
+    """Every record in turn gives way to one far out, on the wrong side. The noise of the first round is such that both worlds release the same."""
     o = options(R=2, T=10, z1=1.0, z2=1.0, lr=1.0)
     p = problem(seed, sizes, rounds=2)
     here = ran(p, **o)

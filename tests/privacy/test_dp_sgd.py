@@ -25,7 +25,8 @@ pipeline p(radius: real = 0.5, rate: real = 0.5, level: real = 1.2) {
   input noise : [round, entry]
   model x = free(x0)
   loss = mean((dot(rename(Z, record: sample), x, over: entry) - rename(y, record: sample))^2, over: sample)
-  flow x over star(1): loss -> dp_sgd(radius: radius, multiplier: level, rate: rate, taken: chosen(here: take), noise: given(rows: noise)) -> sgd(lr: 0.1)
+  rule = dp_sgd(radius: radius, multiplier: level, rate: rate, taken: chosen(here: take), noise: given(rows: noise))
+  flow x over star(1): loss -> rule -> sgd(lr: 0.1)
   train 1 rounds { report x = x }
 }
 """
