@@ -43,13 +43,14 @@ class Private:
             return path[0] in self.data and path[1] == self.data[path[0]]
         return (kind, *path) in self.sources or (kind, path[0]) in self.sources
 
-    def below(self, region: Region) -> dict[int, Node | None]:
-        """Ids of the private nodes of a region, each with the input that makes it so (None: it is a source)."""
+    def below(self, region: Region, counted: bool = True) -> dict[int, Node | None]:
+        """Ids of the private nodes of a region, each with the input that makes it so (None: it is a source). `counted`: the accountant sees its
+        releases, as it does those of a flow's updates; elsewhere a release makes nothing public."""
         found: dict[int, Node | None] = {}
         for node in region.nodes():
             if self.holds(node):
                 found[node.id] = None
-            elif node.op not in SIZES and not (is_release(node) and self.released(node, found)):
+            elif node.op not in SIZES and not (counted and is_release(node) and self.released(node, found)):
                 origin = next((below for below in node.inputs if below.id in found), None)
                 if origin is not None:
                     found[node.id] = origin
@@ -87,7 +88,7 @@ def leaks(program: Program, private: Private) -> Iterator[Leak]:
                 if any(private.data.get(name) == split for name, split in action.call.data.values()):
                     private.sources |= {("held", action.name), ("world", action.call.id)}
             elif isinstance(action, Hold):
-                found = private.below(action.region)
+                found = private.below(action.region, False)
                 private.sources |= {tuple(name.split("/")) for name, node in action.region.results if node.id in found}
             elif isinstance(action, Assign):
                 yield from out_of(action.region, private, f"`{action.model}`", action.span)
@@ -99,7 +100,7 @@ def leaks(program: Program, private: Private) -> Iterator[Leak]:
 
 def of_update(action: Update, private: Private) -> Iterator[Leak]:
     if action.rollout is not None:
-        taken = private.below(action.rollout)
+        taken = private.below(action.rollout, False)
         private.sources |= {tuple(name.split("/")) for name, node in action.rollout.results if node.id in taken}
     found = private.below(action.region)
     for node in messages(action.region, found):
@@ -130,14 +131,14 @@ def of_report(block: Periodic, private: Private) -> Iterator[Leak]:
     for call in block.calls:
         if any(private.data.get(name) == split for name, split in call.data.values()):
             private.sources.add(("world", call.id))
-    found = private.below(block.region)
+    found = private.below(block.region, False)
     for name, node in block.region.results:
         if node.id in found:
             yield Leak(f"the report `{name}`", node.span if node.span != NOWHERE else block.span, path_to(node, found))
 
 
 def out_of(region: Region, private: Private, what: str, span: Span) -> Iterator[Leak]:
-    found = private.below(region)
+    found = private.below(region, False)
     for _, node in region.results:
         if node.id in found:
             yield Leak(what, span, path_to(node, found))

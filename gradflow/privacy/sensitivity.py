@@ -186,8 +186,8 @@ def checked(one: Mechanism) -> Mechanism:
     b, base = factored(one.sensitivity)
     if radius is not base:
         return replace(one, sampling=sampling)
-    needed = times * found.factor * a
-    if b < needed * (1 - SLACK):
+    needed = times * found.factor * abs(a)
+    if abs(b) < needed * (1 - SLACK):
         how = "added or removed" if times == 1 else "replaced"
         text = f"{needed:.6g}" if base is None else f"{needed:.6g} times the radius"
         raise Declared(f"a record that is {how} moves this by up to {text}; {b:.6g}{' times it' if base is not None else ''} is declared", text)

@@ -162,6 +162,13 @@ def test_local_steps(seed: int, backend: str) -> None:
         numpy.testing.assert_allclose(found["x"][n + 1], a[-1], rtol=1e-9, atol=1e-11)
 
 
+def test_a_client_without_records_is_refused() -> None:
+    from gradflow.runtime.events import RunFailed
+
+    with pytest.raises(RunFailed):
+        ran(problem(0, (0, 5)), **options())
+
+
 # ---- privacy
 
 

@@ -73,6 +73,8 @@ LEAKS = {
   return release(whole, sensitivity: 2 / 60, multiplier: 9, noise: xi) + 1e-9 * whole""")),
     "neighbors": text("flow net over ring(3): loss -> backprop -> gossip() -> sgd(lr: 0.1)"),
     "the start of a model": text(GD + "\n  model other = free(mean(train.x))"),
+    "a release that nobody counts": text(GD + "\n  xi ~ normal([feature: 64])", inside="every 2 rounds { report a = "
+        "release(mean(train.x, over: sample), sensitivity: 1, multiplier: 9, noise: xi) }"),
     "an assignment": text(GD + "\n  model other = free(0.0)", inside="other <- mean(train.x)"),
 }  # fmt: skip
 
