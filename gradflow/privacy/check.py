@@ -149,14 +149,14 @@ def bad(one: Mechanism, message: str, fix: str, labels: tuple[Label, ...] = ()) 
 def within(e: Elaborator, spends: Spending, budget: Budget) -> None:
     """A plan that is over the budget is a mistake; over what is only preferred, a warning."""
     try:
-        needed = spends.epsilon()
+        needed = spends.epsilon(delta=budget.delta)
     except MissingExtra as error:
         sentence, _, command = str(error).partition(": ")
         raise mistake("E0209", budget.span, sentence, why="it belongs to an optional part of gradflow", fix=command) from None
     if needed <= budget.epsilon or not spends.courses:
         return
     longest = max(spends.courses, key=lambda one: one.updates)
-    most = spends.most(longest, budget.epsilon)
+    most = spends.most(longest, budget)
     message = f"{longest.updates:,} updates spend epsilon {needed:.4g}, the budget is {budget.epsilon:g} at delta {budget.delta:g}"
     fix = f"{most:,} updates fit at this noise; or use more noise" if most else "not one update fits at this noise: use more"
     why = "every release of private data spends, and what was spent adds up"

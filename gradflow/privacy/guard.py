@@ -29,7 +29,7 @@ class Guard:
             made = executed.get(flow, 0)
             if flow in self.most and made + more > self.most[flow][0]:
                 budget = self.most[flow][1]
-                spent = self.spends.epsilon(executed)
+                spent = self.spends.epsilon(executed, budget.delta)
                 text = f"the budget of privacy is spent: {made:,} updates cost epsilon {spent:.4g}, and the next would go over {budget.epsilon:g}"
                 return RunFailed(f"{text} at delta {budget.delta:g}", budget.span)
         return None
@@ -52,7 +52,7 @@ def guard_of(program: Program, planned: Mapping[str, int]) -> Guard | None:
     most: dict[str, tuple[int, Budget]] = {}
     for budget in spends.said.budgets:
         for one in spends.courses:
-            found = spends.most(one, budget.epsilon) if spends.epsilon() > budget.epsilon else one.updates
+            found = spends.most(one, budget) if spends.epsilon(delta=budget.delta) > budget.epsilon else one.updates
             if one.flow not in most or found < most[one.flow][0]:
                 most[one.flow] = (found, budget)
     return Guard(spends, most)

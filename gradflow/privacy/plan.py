@@ -12,7 +12,7 @@ from gradflow.plan.program import Phase, Program, Update
 from gradflow.privacy.accountant import Course, affordable, course, epsilon, together
 from gradflow.privacy.flow import Private
 from gradflow.privacy.mechanisms import Mechanism, NotKnown, releases
-from gradflow.privacy.program import Said, said
+from gradflow.privacy.program import Budget, Said, said
 from gradflow.privacy.sensitivity import Declared, checked
 
 
@@ -23,15 +23,15 @@ class Spending:
     said: Said
     courses: tuple[Course, ...]
 
-    def epsilon(self, executed: Mapping[str, int] | None = None) -> float:
-        """At the delta of the spec, after so many updates of each flow (None: all). Raises MissingExtra."""
+    def epsilon(self, executed: Mapping[str, int] | None = None, delta: float | None = None) -> float:
+        """After so many updates of each flow (None: all), at a delta (None: that of the spec). Raises MissingExtra."""
         made = [(one, one.updates if executed is None else executed.get(one.flow, 0)) for one in self.courses]
-        return epsilon(together(made), self.said.delta)
+        return epsilon(together(made), self.said.delta if delta is None else delta)
 
-    def most(self, one: Course, limit: float) -> int:
-        """The most updates of a flow within epsilon `limit`, when the others make all of theirs."""
+    def most(self, one: Course, budget: Budget) -> int:
+        """The most updates of a flow within a budget, when the others make all of theirs."""
         others = together((other, other.updates) for other in self.courses if other is not one)
-        return affordable(one, others, limit, self.said.delta)
+        return affordable(one, others, budget.epsilon, budget.delta)
 
 
 def private_of(program: Program, found: Said) -> Private:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.language.source import Source, Span
@@ -98,7 +99,10 @@ def _budgets(statement: s.Require, parameters: Mapping[str, Any]) -> list[Budget
     if not isinstance(tree, s.Compare) or not isinstance(tree.operands[0], s.Name) or tree.operands[0].id != "privacy":
         return []
     group = tree.operands[1]
-    given = {item.name: _number(item.value, parameters) for item in group.items} if isinstance(group, s.Group) else {}
+    items = group.items if isinstance(group, s.Group) else ()
+    if any(isinstance(item.value, s.Name) and isinstance(parameters.get(item.value.id), Node) for item in items):
+        return []  # a parameter without a value, while a spec is checked by itself
+    given = {item.name: _number(item.value, parameters) for item in items}
     if len(tree.operands) != 2 or tree.ops[0] != "<=" or set(given) != {"epsilon", "delta"} or None in given.values():
         raise mistake(
             "E0402", tree.span, "a budget of privacy is an epsilon and a delta",

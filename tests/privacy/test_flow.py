@@ -286,6 +286,21 @@ def test_checking_a_private_spec_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def test_every_budget_counts_at_its_own_delta() -> None:
+    pytest.importorskip("dp_accounting")
+    second = "require privacy <= (epsilon: 3, delta: 1e-9)"
+    assert codes(text(budget=BUDGET, count=40)) == []
+    assert codes(text(budget=f"{BUDGET}\n  {second}", count=40)) == ["E0703"]
+
+
+def test_a_budget_that_a_caller_gives_is_checked_when_it_is_there() -> None:
+    pytest.importorskip("dp_accounting")
+    spec = text(budget="require privacy <= (epsilon: eps, delta: 1e-5)").replace("pipeline p {", "pipeline p(eps: real) {")
+    assert codes(spec) == []
+    home = Module.of(Source("<test>", spec))
+    assert [one.code for one in compiler.build(home, "p", ["eps=0.1"])[1]] == ["E0703"]
+
+
 def test_what_a_caller_gives_is_checked_when_it_is_there() -> None:
     spec = text(flow_of("dp_gd(radius: 1, multiplier: z)")).replace("pipeline p {", "pipeline p(z: real) {")
     assert codes(spec) == []
