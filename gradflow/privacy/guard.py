@@ -30,7 +30,8 @@ class Guard:
             if flow in self.most and made + more > self.most[flow][0]:
                 budget = self.most[flow][1]
                 spent = self.spends.epsilon(executed, budget.delta)
-                text = f"the budget of privacy is spent: {made:,} updates cost epsilon {spent:.4g}, and the next would go over {budget.epsilon:g}"
+                rest = "the next" if more == 1 else f"the next {more:,} together"
+                text = f"the budget of privacy is spent: {made:,} updates cost epsilon {spent:.4g}, and {rest} would go over {budget.epsilon:g}"
                 return RunFailed(f"{text} at delta {budget.delta:g}", budget.span)
         return None
 

@@ -286,6 +286,26 @@ def test_checking_a_private_spec_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def test_one_machine_needs_no_topology() -> None:
+    """Batches, a regularizer, an update with a memory, and a whole epoch that would go over the budget."""
+    pytest.importorskip("dp_accounting")
+    rule = """
+    estimator hidden() {
+      each = grad(per: sample)
+      xi ~ normal([param])
+      whole = mean(clip_records(x: each, radius: 1), over: sample)
+      return release(whole, sensitivity: 2 / count(each, over: sample), multiplier: 10, noise: xi)
+    }
+    """
+    flow = "flow net: loss + 1e-4 * sum(net^2) -> hidden() -> adamw(lr: 0.01)"
+    spec = text(flow, before=rule, count=5, budget="prefer privacy <= (epsilon: 1, delta: 1e-5)").replace("size: 60", "batch: 20, size: 60")
+    program = written(spec.replace("rounds (", "epochs ("), "p")
+    found = summary(program)
+    assert found is not None and found["flows"][0]["updates"] == 15 and found["flows"][0]["mechanisms"][0]["sensitivity"] == "derived"
+    with pytest.raises(RunFailed, match="6 updates cost epsilon 0.9.*, and the next 3 together would go over 1"):
+        ran(program)
+
+
 def test_every_budget_counts_at_its_own_delta() -> None:
     pytest.importorskip("dp_accounting")
     second = "require privacy <= (epsilon: 3, delta: 1e-9)"
