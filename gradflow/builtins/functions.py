@@ -440,3 +440,4 @@ from gradflow.builtins import graphs as _graphs  # noqa: E402,F401
 from gradflow.builtins import losses as _losses  # noqa: E402,F401
 from gradflow.builtins import matrices as _matrices  # noqa: E402,F401
 from gradflow.builtins import order as _order  # noqa: E402,F401
+from gradflow.builtins import release as _release  # noqa: E402,F401

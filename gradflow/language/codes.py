@@ -1,7 +1,7 @@
 """The page behind every diagnostic's code: what `gradflow explain E0102` prints.
 
 The texts are in `pages.toml`, one table a code. Families: E01 syntax, E02 names, E03 types and axes, E04 arguments, E05 statements and
-stages, E06 properties and topologies, E09 what is not built yet; W01 names and knobs without effect, W02 and W03 the rest. Nothing that
+stages, E06 properties and topologies, E07 privacy, E09 what is not built yet; W01 names and knobs without effect, W02 and W03 the rest. Nothing that
 only checks a file imports this module.
 """
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gradflow.library.catalogue import DataSpec, FieldSpec, primitive
 from gradflow.library.deferred import numpy, random
+from gradflow.library.splits import divide_rows
 
 
 def normals(shape: tuple[int, ...], seed: int, what: str) -> Any:
@@ -119,3 +120,24 @@ def mixed_quadratics(nodes: int = 5, dim: int = 20, spread: float = 5.0, seed: i
     fields = {"square": FieldSpec("real", every), "linear": FieldSpec("real", every), "start": FieldSpec("real", own), "best": FieldSpec("real", own)}
     facts = {"nodes": nodes, "dim": dim, "least": 0.1 / dim * (1 - dim / 4)}
     return DataSpec("mixed_quadratics", ("train",), {"train": fields}, load, facts=facts)
+
+
+@primitive("data", rows="int >= 1", dim="int >= 1", radius="real > 0", seed="int >= 0")
+def logistic_labels(rows: int = 8000, dim: int = 20, radius: float = 3.0, seed: int = 0) -> DataSpec:
+    """Labels by chance from a linear score: rows evenly on a sphere, y = 1 with probability sigmoid(x . w), else 0, for normal weights w.
+
+    x real[sample, feature], of length `radius`, which bounds the gradient of any loss of a linear score; y real[sample]. The toy of the
+    experiment on private gradient differences (arXiv:2302.03884).
+    """
+
+    def load() -> Mapping[str, Mapping[str, Any]]:
+        x = normals((rows, dim), seed, "x")
+        x = radius * x / numpy.linalg.norm(x, axis=1, keepdims=True)
+        chance = 1 / (1 + numpy.exp(-x @ normals((dim,), seed, "w")))
+        return {"train": {"x": x, "y": (random.uniform(random.key(seed, "y"), numpy.arange(rows)) < chance).astype(numpy.float64)}}
+
+    def divide(nodes: int) -> list[Any]:
+        return divide_rows(nodes, load()["train"]["y"], "iid")
+
+    fields = {"x": FieldSpec("real", (("sample", rows), ("feature", dim))), "y": FieldSpec("real", (("sample", rows),))}
+    return DataSpec("logistic_labels", ("train",), {"train": fields}, load, divide=divide, facts={"features": dim})

@@ -221,6 +221,8 @@ def _look(value: Node, point: Node | None, fresh: int) -> Node:
 
 def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
     """Runs a stage over one leaf that its pattern fits, with a gradient from nowhere and an end that takes whatever comes."""
+    from gradflow.privacy.stages import stand_in
+
     pattern = definition.pattern
     count = len(pattern.axes.items) if isinstance(pattern, s.ShapePattern) else 2
     leaf = Leaf("leaf", tuple(Axis(f"dim{i}", SIDES[i % len(SIDES)]) for i in range(count)))
@@ -238,6 +240,6 @@ def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
         flow.dirty = False
         bundle = Bundle((leaf,), e.ops.source(Type("real", (axis,)), "param", "leaf"))
         look = e.ops.source(Type("real"), "input", "value")
-        FlowBuilder(e, flow).stage(value, Upstream(at, value=partial(_look, look)), bundle, end, "")
+        FlowBuilder(e, flow).stage(value, Upstream(at, value=partial(_look, look), per=partial(stand_in, e, at)), bundle, end, "")
         if not flow.dirty:
             break

@@ -56,7 +56,7 @@ class FlowElaborator:
         self.models = tuple(part.model for part in parts)
         self.leaves = leaves_of(parts)
         self.size = sum(leaf.size for leaf in self.leaves)
-        self.memo: dict[Any, Node] = {}
+        self.memo: dict[Any, Any] = {}
         self.losses: dict[Any, Any] = {}
         self.looked: dict[Any, Any] = {}  # losses that a stage looked at, or at whose gradient
 
@@ -114,6 +114,12 @@ class FlowElaborator:
             self.memo[key] = derivative(self.e, loss, flat, self.chain[0].tree.span)
         return self.memo[key]
 
+    def per(self, point: Node | None, fresh: int, axis: str) -> tuple[Node, Any]:
+        """The gradient for every entry of an axis, and which entries there are."""
+        from gradflow.privacy.stages import gradients
+
+        return gradients(self, point, fresh, axis)
+
     def value(self, point: Node | None, fresh: int) -> Any:
         """What is minimized, at a point: for estimators that look at values alone."""
         if not isinstance(self.chain[0], v.Live):
@@ -165,7 +171,7 @@ class FlowElaborator:
         bundle = Bundle(self.leaves, param)
         stages = self.chain[1:] if isinstance(self.chain[0], v.Live) else self.chain
         reports = self.loss(None, 0)[2] if isinstance(self.chain[0], v.Live) else {}
-        change = builder.chain(stages, Upstream(self.gradient, value=self.value), bundle, self.bottom, "")
+        change = builder.chain(stages, Upstream(self.gradient, value=self.value, per=self.per), bundle, self.bottom, "")
         value = change.value if change.absolute else self.e.ops.constant(self.e.ops.elementwise("add", param, change.value))
         self.own_parameter(flow, value)
         return value, reports

@@ -110,6 +110,9 @@ class PipelineElaborator:
         program = p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, source.name, source.text)
         if not self.e.report.errors:
             from gradflow.analyses.knobs import check_knobs
+            from gradflow.privacy.check import private_program
+
+            program = private_program(self.e, program, self.definition)
 
             check_knobs(self.e, program, self.definition, self.scope)
         return program
@@ -199,7 +202,9 @@ class PipelineElaborator:
             scope.names[name] = model
 
     def declare_data(self, statement: s.Declare, scope: Scope) -> None:
-        spec, declaration = declare_primitive(self.e, "data", statement.value, scope)
+        from gradflow.privacy.program import unwrapped
+
+        spec, declaration = declare_primitive(self.e, "data", unwrapped(statement.value), scope)
         if len(statement.names) > len(spec.splits):
             raise mistake(
                 "E0502", statement.span, f"{len(statement.names)} names for {len(spec.splits)} splits", why=f"it has {listed(spec.splits)}",

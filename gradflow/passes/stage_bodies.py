@@ -117,6 +117,10 @@ class StageBody(Body):
         if name not in SPECIAL_CALLS:
             return False, None
         named, places = special_arguments(node, name)
+        if "per" in named or name == "present":
+            from gradflow.privacy.stages import asked_per
+
+            return True, asked_per(self, named.get("per") or places[0], named, node, scope)
         if name == "grad":
             point = self.e.tensor(self.e.evaluate(named["at"], scope)) if "at" in named else None
             return True, self.gradient(point, self.fresh + self.looks(named["fresh"], scope) if "fresh" in named else self.fresh)
@@ -501,7 +505,7 @@ class StageBody(Body):
 
 
 SPECIAL_CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "grad": (0, ("at", "per", "fresh")), "value": (0, ("at", "fresh")), "step": (1, ()), "mix": (1, ()),
+    "grad": (0, ("at", "per", "fresh")), "value": (0, ("at", "fresh")), "step": (1, ()), "mix": (1, ()), "present": (1, ()),
 }  # fmt: skip
 
 
@@ -519,8 +523,6 @@ def special_arguments(node: s.Call, name: str) -> tuple[dict[str, s.Expr], list[
             place = head(arg.span, arg.name)
             why = f"its options are {listed(options)}" if options else "it has no options"
             raise mistake("E0404", place, f"`{name}` has no option `{arg.name}`", why=why, **suggestion(place, arg.name, options, "remove it"))
-        if arg.name == "per":
-            raise unbuilt(arg.span, "gradients per sample cannot run yet", "leave out `per:`")
     return {arg.name: arg.value for arg in node.args if arg.name}, places
 
 

@@ -70,11 +70,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Upstream:
-    """What comes from above, as a function of the point (None: here) and of how fresh the sample is. Flat along `param`."""
+    """What comes from above, as a function of the point (None: here) and of how fresh the sample is. Flat along `param`.
+
+    `per`: the same for every entry of an axis, and which entries there are.
+    """
 
     at: Callable[[Node | None, int], Node]
     fields: Callable[[], dict[str, Any]] = field(default=dict)
     value: Callable[[Node | None, int], Any] | None = None
+    per: Callable[[Node | None, int, str], tuple[Node, Any]] | None = None
 
 
 Below = Callable[[Upstream, Bundle], Change]

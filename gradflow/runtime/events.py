@@ -99,11 +99,12 @@ class RunStopped:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """`learnt`: of every report its first and its last value."""
+    """`learnt`: of every report its first and its last value; `privacy`: what private data cost, an epsilon at a delta."""
 
     units: int
     seconds: float
     learnt: Mapping[str, tuple[Value, Value]]
+    privacy: Mapping[str, float] = field(default_factory=dict)
 
 
 Event = RunStarted | UnitDone | Report | CheckpointWritten | RunResumed | RunStopped | RunFinished

@@ -27,6 +27,7 @@ from gradflow.library.catalogue import MissingExtra
 from gradflow.placement.programs import sparse
 from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
+from gradflow.privacy.guard import Guard, guard_of
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import Checkpoint, place_of, write_checkpoint
@@ -83,6 +84,8 @@ class Run:
         resume: Checkpoint | None = None,
         ranks: Ranks | None = None,
     ):
+        self.original = program
+        self.guard: Guard | None = None
         self.ranks = ranks or Ranks()
         program = optimized(program) if options.optimize and options.backend != "reference" else program
         program = self.ranks.place(program, options.deterministic)
@@ -159,7 +162,8 @@ class Run:
             except KeyboardInterrupt:
                 yield RunStopped(self.clocks.tick, False, self._elapsed())
                 return
-            yield RunFinished(self.clocks.tick, self._elapsed(), dict(self.learnt.values))
+            spent: Mapping[str, float] = self.guard.spent(self.clocks.executed) if self.guard is not None else {}
+            yield RunFinished(self.clocks.tick, self._elapsed(), dict(self.learnt.values), spent)
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._began
@@ -173,7 +177,9 @@ class Run:
         self.store.build(self.program, self.seed, self._start)
         self._dropping = any(dropout_of(part) for runner in self.store.runners.values() for part in runner.module.modules())
         plans = [plan_phase(i, phase, self.options.steps, self.batches) for i, phase in enumerate(self.program.phases)]
+        self.units = sum(plan.count for plan in plans)
         self.clocks.plan((plan.phase, plan.count * plan.updates) for plan in plans)
+        self.guard = guard_of(self.original, self.clocks.planned)
         return plans
 
     def _start(self, plan: ModelPlan) -> Tensor:
@@ -216,6 +222,10 @@ class Run:
         while self.clocks.t < plan.count:
             if self.halted:
                 return
+            over = self.guard and self.guard.stop(self.clocks.executed, {flow.flow: plan.updates for flow in plan.flows})
+            if over:
+                yield from self._checkpoint(plans)
+                raise over
             self.clocks.t += 1
             yield from self._unit(plan)
             asked = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
@@ -251,6 +261,8 @@ class Run:
         amount, what = (drawn, "tokens") if drawn else (plan.rows * plan.updates, "samples")
         loss, metrics = tally.totals()
         clocks = self.clocks
+        if self.guard is not None:
+            metrics |= self.guard.metrics(clocks.executed, clocks.tick, self.units)
         yield UnitDone(
             clocks.tick, plan.index, clocks.t, clocks.t_end, plan.phase.unit, loss, metrics, seconds,
             amount / seconds if amount else None, what if amount else "",

@@ -96,7 +96,7 @@ class ModelRunner:
         `tape`: what a `vjp` of the same call is going to be asked for ("params" or names of arguments); empty where there will be none,
         which saves the memory of the tape. Cut into micro-batches, no tape is kept in any case.
         """
-        pieces = list(self._pieces(args))
+        pieces = list(self._pieces(args, params_axes))
         if len(pieces) == 1 and tape:
             return {name: value.detach() for name, value in self._record(method, params, args, options, params_axes, tuple(tape)).outputs.items()}
         found = []
@@ -122,7 +122,7 @@ class ModelRunner:
 
         `last`: nothing else will be asked of this call, so that the tape may be freed on the way. `tape`: what else will be, beside `wrt`.
         """
-        pieces = list(self._pieces(args))
+        pieces = list(self._pieces(args, params_axes))
         if len(pieces) == 1:
             known = self._tapes.get(self._key(method, params, args, options, params_axes))
             if known is None or wrt not in known.leaves:
@@ -256,10 +256,10 @@ class ModelRunner:
 
     # ---- micro-batches
 
-    def _pieces(self, args: Arguments) -> Iterator[tuple[Arguments, tuple[int, int]]]:
-        """The arguments cut along `sample`, each with the rows that it holds; whole where nothing is to be cut."""
+    def _pieces(self, args: Arguments, params_axes: Axes) -> Iterator[tuple[Arguments, tuple[int, int]]]:
+        """The arguments cut along `sample`, each with the rows that it holds; whole where nothing is to be cut, or every sample has parameters."""
         size = next((value.shape[axes.index(CUT)] for value, axes in args.values() if CUT in axes), 0)
-        count = min(self.micro or 1, size)
+        count = min(self.micro or 1, size) if CUT not in params_axes else 1
         if count <= 1:
             yield args, (0, size)
             return

@@ -210,6 +210,9 @@ def _live(events: Iterator[Event], console: Console, only: Sequence[str] | None)
     with Live(board, console=console, refresh_per_second=8):
         for last in events:
             board.tell(last)
+    if isinstance(last, RunFinished):
+        for line in spent_lines(last):
+            console.print(line, markup=False, highlight=False)
     if isinstance(last, RunFinished) and wanted(last.learnt, only):
         console.print(learnt_table(wanted(last.learnt, only)))
     return last
@@ -237,6 +240,11 @@ def _plain(events: Iterator[Event], console: Console, quiet: bool, only: Sequenc
     return last
 
 
+def spent_lines(event: RunFinished) -> list[str]:
+    """What private data cost, where there were any."""
+    return [f"privacy spent: epsilon {event.privacy['epsilon']:.4g} at delta {event.privacy['delta']:g}"] if event.privacy else []
+
+
 def line_for(event: Event, total: int, only: Sequence[str] | None) -> str:
     """What a person reads of an event where nothing can be drawn; "" where nothing of it was asked for."""
     if isinstance(event, RunStarted):
@@ -253,7 +261,7 @@ def line_for(event: Event, total: int, only: Sequence[str] | None) -> str:
         return f"goes on after {event.tick} of {total} units"
     if isinstance(event, RunStopped):
         return f"stopped after {event.tick} units"
-    lines = [f"finished: {event.units} units in {event.seconds:.1f} s"]
+    lines = [f"finished: {event.units} units in {event.seconds:.1f} s", *spent_lines(event)]
     return "\n".join(lines + [f"learnt: {name} {shown(first)} -> {shown(end)}" for name, (first, end) in wanted(event.learnt, only).items()])
 
 

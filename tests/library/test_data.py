@@ -20,6 +20,7 @@ SYNTHETIC = {
     "random_least_squares": lambda: synthetic_data.random_least_squares(nodes=4, dim=6, condition=100.0),
     "random_least_squares rows": lambda: synthetic_data.random_least_squares(nodes=4, dim=6, condition=100.0, rows=15, basis="own"),
     "heterogeneous_quadratics": lambda: synthetic_data.heterogeneous_quadratics(),
+    "logistic_labels": lambda: synthetic_data.logistic_labels(rows=50),
 }
 KINDS = {"real": numpy.float64, "int": numpy.int64, "bool": numpy.bool_}
 
