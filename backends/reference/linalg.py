@@ -15,6 +15,7 @@ computation for each). The result's axes below are in that order; the node's typ
     pseudo_inverse   x                                         [.., row, col] entry (row i, col j) is x+ at (j, i): see below
     stationary       x                                         [.., row]      left Perron vector of a row-stochastic matrix, sum 1
     with_diagonal    x, d             -                        [.., row, col] d may lack axes, and has one of row and col at most
+    sylvester        q, a, b           -                        [row, col]     x with a x + x b + q = 0; a has row and one more axis, b col
     solve            a, b             -                        [.., col, rest of b]  a x = b, where b has the axis row
 
 `top` left out or None: all; above the smaller side: clamped. Signs are deterministic: each singular pair is turned so that the entry of
@@ -177,8 +178,18 @@ def solve(call: Call) -> Result:
     return numpy.linalg.solve(call.matrix, columns).reshape(*call.matrix.shape[:-1], *b.shape[len(call.lifted) + 1 :]), (*call.lifted, col, *rest)
 
 
+def sylvester(call: Call) -> Result:
+    from scipy.linalg import solve_sylvester
+
+    row, col = call.names
+    a, b = (node.type.names for node in call.node.inputs[1:])
+    left = align(call.arrays[1].astype(numpy.float64), a, (row, *(name for name in a if name != row)))
+    right = align(call.arrays[2].astype(numpy.float64), b, (*(name for name in b if name != col), col))
+    return solve_sylvester(left, right, -call.matrix), call.names
+
+
 LINALG: dict[str, Callable[[Call], Result]] = {
     "singular_vectors": singular_vectors, "svd": svd, "eigenvalues": eigenvalues, "eigenvectors": eigenvectors, "eigenvalue": eigenvalue,
     "spectral_norm": spectral_norm, "identity": identity, "pseudo_inverse": pseudo_inverse, "stationary": stationary,
-    "with_diagonal": with_diagonal, "solve": solve,
+    "with_diagonal": with_diagonal, "sylvester": sylvester, "solve": solve,
 }  # fmt: skip

@@ -150,6 +150,10 @@ def rename(node: Node, x: Array) -> Array:
     return x
 
 
+def table(node: Node) -> Array:
+    return numpy.array(node["values"], DTYPES[node.type.base]).reshape([axis.size for axis in node.type.axes])
+
+
 def range_(node: Node, *like: Array) -> Array:
     axis = node.type.axes[0]
     size = axis.size
@@ -342,7 +346,7 @@ def pack(node: Node, *leaves: Array) -> Array:
 OPERATIONS: dict[str, Meaning] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(REDUCERS, reduction),
-    "const": constant, "where": where, "expand": expand, "axis_size": axis_size, "rename": rename, "range": range_, "slice": slice_,
+    "const": constant, "table": table, "where": where, "expand": expand, "axis_size": axis_size, "rename": rename, "range": range_, "slice": slice_,
     "stack": stack, "concat": concat, "one_hot": one_hot, "argmax": arg_extreme, "argmin": arg_extreme, "cumsum": cumsum, "dot": dot,
     "segment_sum": segment, "segment_max": segment, "segment_min": segment, "gather": gather, "scatter_add": scatter_add,
     "sort": sort, "rank": rank, "top": top, "leaf": leaf, "pack": pack,

@@ -22,6 +22,12 @@ def axis_size(w: Writer, node: Node) -> str:
     return w.size_of(node.inputs[0], node["axis"])
 
 
+def table(w: Writer, node: Node) -> str:
+    kinds = {"real": "real", "int": "torch.int64", "bool": "torch.bool"}
+    values = w.constant(node["values"], "values")
+    return f"torch.tensor({values}, dtype={kinds[node.type.base]}, device=device).reshape({[axis.size for axis in node.type.axes]})"
+
+
 def range_(w: Writer, node: Node) -> str:
     return f"torch.arange({w.size(node, node.type.names[0])}, device=device)"
 
@@ -178,7 +184,7 @@ def draw(w: Writer, node: Node) -> str:
 
 
 OPERATIONS: dict[str, Callable[[Writer, Node], str]] = {
-    "expand": expand, "axis_size": axis_size, "range": range_, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot,
+    "expand": expand, "axis_size": axis_size, "range": range_, "table": table, "slice": slice_, "stack": stack, "concat": concat, "one_hot": one_hot,
     "gather": gather,
     "scatter_add": scatter_add, "segment_sum": segment, "segment_max": segment, "segment_min": segment, "sort": sort, "rank": rank, "top": top,
     "leaf": leaf, "pack": pack, "draw": draw,

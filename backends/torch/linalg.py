@@ -95,6 +95,12 @@ def _solve(options: Options, a: Tensor, b: Tensor) -> Tensor:
     return found.reshape(*found.shape[: lead + 1], *b.shape[lead + 1 :])
 
 
+def _sylvester(options: Options, q: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """x [row, col] with a x + x b + q = 0: one linear system in all entries of x."""
+    rows, cols = (torch.eye(n, dtype=q.dtype, device=q.device) for n in q.shape)
+    return -torch.linalg.solve(torch.kron(a.contiguous(), cols) + torch.kron(rows, b.mT.contiguous()), q.reshape(-1)).reshape(q.shape)
+
+
 # name: (function, axes of the result out of (lifted, row, col) and the node)
 LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] = {
     "eigenvalues": (_eigenvalues, lambda lifted, row, col, node: (*lifted, NEW)),
@@ -105,6 +111,7 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     "pseudo_inverse": (_pseudo_inverse, lambda lifted, row, col, node: (*lifted, col, row)),
     "stationary": (_stationary, lambda lifted, row, col, node: (*lifted, row)),
     "with_diagonal": (_with_diagonal, lambda lifted, row, col, node: (*lifted, row, col)),
+    "sylvester": (_sylvester, lambda lifted, row, col, node: (row, col)),
     "solve": (_solve, lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
 }
 
@@ -129,6 +136,10 @@ def emit_linalg(w: Writer, node: Node) -> str:
         d = node.inputs[1]
         along = tuple(row if n == col else n for n in d.type.names)
         texts.append(w.tensor(d, "real") if w.is_host(d) else aligned(w.tensor(d, "real"), along, (*lifted, row)))
+    if name == "sylvester":
+        a, b = node.inputs[1:]
+        texts.append(w.align(a, (row, *(n for n in a.type.names if n != row)), "real"))
+        texts.append(w.align(b, (*(n for n in b.type.names if n != col), col), "real"))
     if name == "solve":
         texts.append(w.align(node.inputs[1], (*lifted, row, *_rest(node)), "real"))
     given = ", ".join(f"{key!r}: {w.constant(value, 'option')}" for key, value in options.items())

@@ -57,6 +57,14 @@ def eigenvalues(a: Arguments) -> Any:
     return linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
 
 
+@builtin("eigen(x)", "(values, vectors) of a symmetric matrix, ascending: [eigen] and [row, eigen].", "linear algebra")
+def eigen(a: Arguments) -> Any:
+    x = matrix(a)
+    values = a.scope.axes["eigen"] = Axis("eigen", x.type.axes[-1].size)
+    vectors = Type("real", (*x.type.axes[:-1], values))
+    return linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], values))), linalg(a.e, "eigenvectors", [x], vectors)
+
+
 @builtin("eigenvalue(x, k)", "The k-th eigenvalue of a symmetric matrix, 1 the smallest, `last` the largest.", "linear algebra", 2, 2)
 def eigenvalue(a: Arguments) -> Any:
     x = matrix(a)
@@ -84,6 +92,27 @@ def spectral_norm(a: Arguments) -> Any:
 def pseudo_inverse(a: Arguments) -> Any:
     x = matrix(a)
     return linalg(a.e, "pseudo_inverse", [x], x.type)
+
+
+@builtin(
+    "sylvester(a, b, q)",
+    "x [row, col] with a x + x b + q = 0, of q's axes: a has q's rows and an axis of its own, b q's columns and one of its own. "
+    "With b the transpose of a: a Lyapunov equation.",
+    "linear algebra",
+    3,
+    3,
+)
+def sylvester(a: Arguments) -> Any:
+    left, right, q = matrix(a, 0), matrix(a, 1), matrix(a, 2)
+    row, col = q.type.names[-2:]
+    for place, (side, name) in enumerate(((left, row), (right, col))):
+        if len(side.type.axes) != 2 or len(q.type.axes) != 2 or not side.type.has(name):
+            raise mistake(
+                "E0308", a.places[place].span, f"`sylvester` needs a matrix with the axis `{name}` here, this is {v.kind_name(side)}",
+                why=f"the last value is {v.kind_name(q)}: the first has its rows and an axis of its own, the second its columns and one of its own",
+                fix="`rename` the axes so that they meet",
+            )  # fmt: skip
+    return linalg(a.e, "sylvester", [q, left, right], q.type)
 
 
 @builtin("stationary(p)", "The law that a row-stochastic matrix keeps: [node], summing to 1.", "linear algebra")

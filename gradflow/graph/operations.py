@@ -118,6 +118,10 @@ class Operations:
         base = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "real"
         return self.graph.node("const", (), Type(base), self.span, value=value)
 
+    def table(self, values: Iterable[Number], type_: Type) -> Node:
+        """Numbers known when the spec is compiled, in row-major order of the type's axes."""
+        return self.make("table", (), type_, values=tuple(values))
+
     def source(self, type_: Type, kind: str, *path: str) -> Node:
         """Something that comes from outside the region: kind is param, state, data, held, input, clock, ..."""
         return self.graph.node("source", (), type_, self.span, kind=kind, path=path)

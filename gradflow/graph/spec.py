@@ -17,6 +17,7 @@ axis of all coordinates of a model):
     gather(x, i)                 axis: x[axis: i], shared axes matched by name
     scatter_add(x, i)            axis: the transpose of gather; the result has the type's axes
     one_hot(i)                   axis: 1.0 where the index is, along a new last axis
+    table()                      values: a tuple of numbers, in row-major order of the type's axes
     range([x])                   axis: 0, 1, ..; its size is the type's, or that of x along the same axis
     slice(x)                     axis, start, stop
     stack(x..)                   axis: new first axis
@@ -40,11 +41,13 @@ After `resolve` no hole may be left; after `differentiate` no gradient; a backen
 
 from __future__ import annotations
 
+import math
+
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.operations import ELEMENTWISE, REDUCTIONS
 
 ARITY: dict[str, tuple[int, int | None]] = {
-    "const": (0, 0), "source": (0, 0), "element": (0, 0), "hole": (0, 0),
+    "const": (0, 0), "table": (0, 0), "source": (0, 0), "element": (0, 0), "hole": (0, 0),
     "where": (3, 3), "choose": (3, 3), "expand": (1, 1), "axis_size": (1, 1), "argmax": (1, 1), "argmin": (1, 1), "cumsum": (1, 1),
     "segment_sum": (2, 2), "segment_max": (2, 2), "segment_min": (2, 2), "rename": (1, 1), "dot": (2, 2), "gather": (2, 2),
     "scatter_add": (2, 2), "one_hot": (1, 1), "range": (0, 1), "slice": (1, 1), "stack": (1, None), "concat": (1, None),
@@ -91,4 +94,9 @@ def _problem(node: Node, stage: str) -> str:
             return f"axes {sorted(names)} of an elementwise result, {sorted(wanted)} of its operands"
     if node.op == "choose" and node.inputs[0].type.axes:
         return "the condition of a lazy choice has axes"
+    if node.op == "table" and (
+        math.prod(-1 if axis.size is None else axis.size for axis in node.type.axes) != len(node["values"])
+        or any(not isinstance(value, bool | int | float) for value in node["values"])
+    ):
+        return "a table whose numbers do not fill its axes"
     return ""

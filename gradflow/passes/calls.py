@@ -427,7 +427,7 @@ def _axes_of_bound(definition: s.Definition, bound: dict[str, Any]) -> dict[str,
     return axes
 
 
-def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) -> dict[str, Any]:
+def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[str, Any]:
     """What stands behind the dot. Values may be callables: made only when asked for."""
     if isinstance(value, v.Record):
         return dict(value.fields)
@@ -442,14 +442,14 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, node_frame: Any = None) 
     if isinstance(value, v.Topology):
         from gradflow.topologies.links import topology_fields
 
-        return topology_fields(e, value)
+        return topology_fields(e, value, scope)
     if isinstance(value, v.STAGES):
         from gradflow.passes.properties import property_fields
 
         called: dict[str, Any] = {n: e.ops.source(t, kind, f, k) for n, (kind, f, k, t) in e.stage_values.get(id(value), {}).items()}
-        if node_frame is not None:
-            called = node_frame.flow.called.get(f"#{id(value)}", {})
-        return called | property_fields(e, value, node_frame)
+        if scope.frame is not None:
+            called = scope.frame.flow.called.get(f"#{id(value)}", {})
+        return called | property_fields(e, value, scope.frame)
     other = getattr(value, "fields", None)
     if callable(other):
         return other()

@@ -331,7 +331,7 @@ class Elaborator:
     def field_of(self, value: Any, node: s.Field, scope: Scope) -> Any:
         from gradflow.passes.calls import fields_of
 
-        fields = fields_of(self, value, node, scope.frame)
+        fields = fields_of(self, value, node, scope)
         if node.name in fields:
             found = fields[node.name]
             return found() if callable(found) and not isinstance(found, type) else found

@@ -156,6 +156,7 @@ class Topology:
     options: Mapping[str, Any] = field(default_factory=dict)
     constant: bool = True
     gives: frozenset[str] = frozenset()
+    listing: Any = None  # how its links are listed without a dense adjacency: see topologies/edges.py
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "const": {"value": bool | int | float}, "source": {"kind": str, "path": tuple}, "axis_size": {"axis": str}, "argmax": {"over": str},
     "argmin": {"over": str}, "cumsum": {"over": str}, "dot": {"over": tuple}, "gather": {"axis": str}, "scatter_add": {"axis": str},
     "one_hot": {"axis": str}, "range": {"axis": str}, "slice": {"axis": str, "start": int | None, "stop": int | None}, "stack": {"axis": str},
-    "concat": {"axis": str},
+    "concat": {"axis": str}, "table": {"values": tuple},
     "sort": {"over": str, "descending": bool}, "rank": {"over": tuple, "descending": bool}, "top": {"over": str, "count": int, "named": str},
     "leaf": {"offset": int}, "pack": {"offsets": tuple}, "scan": {"carries": int, "sequences": int, "axis": str, "backward": bool},
     "item": {"index": int}, "draw": {"dist": str, "place": str, "options": tuple}, "linalg": {"name": str, "options": tuple},

@@ -7,7 +7,7 @@ Axes: `node` is who receives, `from` who is heard; `weights` [node, from] is wha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradflow.graph.graph import Node
@@ -17,9 +17,11 @@ from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
 from gradflow.passes.calls import call_values
+from gradflow.passes.constants import is_closed
 from gradflow.passes.expressions import TOPOLOGY, Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed
+from gradflow.topologies.edges import Factors, Rule, ends, incidence, link_count
 
 STATED = ("connected", "central", "doubly_stochastic")
 
@@ -74,7 +76,8 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
     if not body.links and isinstance(given, Node):
         heard = e.ops.constant(given if given.type.base == "bool" else e.ops.elementwise("ne", given, 0))
         own = scope.local("weights")[1]
-        return v.Topology(text, nodes, heard, None, True, {"weights": own} if own is not None else {}, False)
+        one_way = scope.local("directed")[1] is not False
+        return v.Topology(text, nodes, heard, None, one_way, {"weights": own} if own is not None else {}, is_closed(heard))
     if not body.links:
         weights_value = scope.local("weights")[1]
         if not isinstance(weights_value, Node):
@@ -89,11 +92,13 @@ def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: 
             why="every node has its place in the plan",
             fix="`nodes = n`, with n a number or an `int` parameter",
         )  # fmt: skip
-    adjacency = _adjacency(e, body, scope, nodes)
+    rule = Rule(lambda receiver, sender: linked(e, body, scope, receiver, sender))
+    axes = (Axis("node", nodes), Axis("from", nodes))
+    adjacency = e.ops.expand(rule.holds(e.ops.range(axes[0]), e.ops.range(axes[1])), axes)
     weights_value = scope.local("weights")[1] if scope.local("weights")[0] else None
     constant = not any(n.op == "source" for n in _nodes(adjacency))
     options = {"weights": weights_value} if weights_value is not None else {}
-    return v.Topology(text, nodes, adjacency, None, directed, options, constant, frozenset(body.given))
+    return v.Topology(text, nodes, adjacency, None, directed, options, constant, frozenset(body.given), rule)
 
 
 def _nodes(node: Node) -> list[Node]:
@@ -104,13 +109,12 @@ def _nodes(node: Node) -> list[Node]:
 
 def _named(value: v.Topology, name: str, weights: Any) -> v.Topology:
     options = {**value.options, **({"weights": weights} if weights is not None else {})}
-    return v.Topology(name, value.nodes, value.adjacency, value.weights, value.directed, options, value.constant, value.gives)
+    return replace(value, name=name, options=options)
 
 
-def _adjacency(e: Elaborator, body: TopologyBody, scope: Scope, nodes: int) -> Node:
-    """[node, from]: whether `node` hears `from`; never itself."""
+def linked(e: Elaborator, body: TopologyBody, scope: Scope, here: Any, there: Any) -> Any:
+    """Whether the node `here` hears the node `there`; never itself."""
     ops = e.ops
-    here, there = ops.range(Axis("node", nodes)), ops.range(Axis("from", nodes))
     total: Any = False
     for link in body.links:
         for receiver, sender in ((here, there),) if link.directed else ((here, there), (there, here)):
@@ -120,8 +124,7 @@ def _adjacency(e: Elaborator, body: TopologyBody, scope: Scope, nodes: int) -> N
             with e.at(flow=TOPOLOGY):
                 holds = e.evaluate(link.condition, inner) if link.condition is not None else True
             total = ops.elementwise("or", total, e.tensor(holds))
-    other = ops.elementwise("ne", here, there)
-    return ops.expand(ops.elementwise("and", other, total), (Axis("node", nodes), Axis("from", nodes)))
+    return ops.elementwise("and", ops.elementwise("ne", here, there), total)
 
 
 def combine(e: Elaborator, node: s.Binary, left: v.Topology, right: Any) -> v.Topology:
@@ -175,7 +178,8 @@ def product(e: Elaborator, a: v.Topology, b: v.Topology) -> v.Topology:
         "or", ops.elementwise("and", first, ops.elementwise("eq", column, column2)), ops.elementwise("and", second, ops.elementwise("eq", row, row2))
     )
     adjacency = ops.expand(either, (Axis("node", n), Axis("from", n)))
-    return v.Topology(f"{a.name} x {b.name}", n, adjacency, None, a.directed or b.directed, {}, a.constant and b.constant, a.gives & b.gives)
+    return v.Topology(f"{a.name} x {b.name}", n, adjacency, None, a.directed or b.directed, {}, a.constant and b.constant, a.gives & b.gives,
+                      Factors(a, b))  # fmt: skip
 
 
 def _look(e: Elaborator, adjacency: Node, receiver: Any, sender: Any) -> Node:
@@ -201,7 +205,7 @@ def weights_of(e: Elaborator, topology: v.Topology, span: Any) -> Node:
     return e.ops.expand(value, axes)
 
 
-def topology_fields(e: Elaborator, topology: v.Topology) -> dict[str, Any]:
+def topology_fields(e: Elaborator, topology: v.Topology, scope: Scope) -> dict[str, Any]:
     ops = e.ops
     number = ops.constant(ops.where(topology.adjacency, 1.0, 0.0))
     degree = ops.reduce("sum", number, ["from"])
@@ -215,6 +219,9 @@ def topology_fields(e: Elaborator, topology: v.Topology) -> dict[str, Any]:
         "degree": degree,
         "laplacian": laplacian,
         "weights": lambda: weights_of(e, topology, ops.span),
+        "links": lambda: link_count(e, topology, number),
+        "ends": lambda: ends(e, topology, scope),
+        "incidence": lambda: incidence(e, topology, scope),
         "nodes": topology.nodes if topology.nodes is not None else ops.axis_size("node", topology.adjacency),
     }
 

@@ -193,6 +193,9 @@ def axes(m: Maker) -> Case:
         renamed=m.ops.elementwise("add", m.ops.rename(x, {"a": "c2"}), x),
         size=m.ops.axis_size("token", n),
         range=m.ops.range(TOKEN, k),
+        table=m.ops.table([0.5, -1.0, 2.0, 4.0, 0.25, 3.0, 1.0, 7.0], Type("real", (Axis("four", 4), Axis("two", 2)))),
+        places=m.ops.gather(x, m.ops.table([1, 0, 1], Type("int", (Axis("three", 3),), A)), "a"),
+        truths=m.ops.where(m.ops.table([True, False], Type("bool", (Axis("two", 2),))), 1.0, t),
         like=m.ops.elementwise("mul", unknown, k),
         alone=unknown,
         counted=m.ops.elementwise("div", m.ops.reduce("sum", k, ["token"]), m.ops.axis_size("token", n)),
@@ -309,6 +312,8 @@ def linear_algebra(m: Maker) -> Case:
     results |= {"stationary": call("stationary", size[:1], chain), "diagonal": call("with_diagonal", size, square, m.data("d", size[1]))}
     results |= {"zero": call("with_diagonal", size, square, 0.0), "solve": call("solve", (size[1], A), square, m.data("rhs", size[0], A))}
     results |= {"identity": call("identity", size, symmetric)}
+    left, right = m.data("left", A, Axis("a2", 5)), m.data("right", Axis("b2", 4), B)
+    results |= {"sylvester": call("sylvester", (A, B), x, left, right), "turned_sylvester": call("sylvester", (B, A), x, left, right)}
     return m.region(**results)
 
 

@@ -489,7 +489,7 @@ def test_graph_matrices(ops: Operations) -> None:
     with pytest.raises(EvaluationError, match="nonsense"):
         value(linalg(ops, "nonsense", "j", real(ops, "ij")), x=a[0])
     assert set(LINALG) == {"singular_vectors", "svd", "eigenvalues", "eigenvectors", "eigenvalue", "spectral_norm", "identity", "pseudo_inverse",
-                           "stationary", "with_diagonal", "solve"}  # fmt: skip
+                           "stationary", "with_diagonal", "sylvester", "solve"}  # fmt: skip
 
 
 # ---- models
