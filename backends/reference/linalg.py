@@ -15,6 +15,7 @@ computation for each). The result's axes below are in that order; the node's typ
     pseudo_inverse   x                                         [.., row, col] entry (row i, col j) is x+ at (j, i): see below
     stationary       x                                         [.., row]      left Perron vector of a row-stochastic matrix, sum 1
     with_diagonal    x, d             -                        [.., row, col] d may lack axes, and has one of row and col at most
+    matrix_exponential x                                       [.., row, col] exp of a square matrix, by scaling and squaring
     sylvester        q, a, b           -                        [row, col]     x with a x + x b + q = 0; a has row and one more axis, b col
     solve            a, b             -                        [.., col, rest of b]  a x = b, where b has the axis row
 
@@ -178,6 +179,13 @@ def solve(call: Call) -> Result:
     return numpy.linalg.solve(call.matrix, columns).reshape(*call.matrix.shape[:-1], *b.shape[len(call.lifted) + 1 :]), (*call.lifted, col, *rest)
 
 
+def matrix_exponential(call: Call) -> Result:
+    from scipy.linalg import expm
+
+    x = call.matrix
+    return expm(x) if x.size else x, call.names
+
+
 def sylvester(call: Call) -> Result:
     from scipy.linalg import solve_sylvester
 
@@ -191,5 +199,6 @@ def sylvester(call: Call) -> Result:
 LINALG: dict[str, Callable[[Call], Result]] = {
     "singular_vectors": singular_vectors, "svd": svd, "eigenvalues": eigenvalues, "eigenvectors": eigenvectors, "eigenvalue": eigenvalue,
     "spectral_norm": spectral_norm, "identity": identity, "pseudo_inverse": pseudo_inverse, "stationary": stationary,
-    "with_diagonal": with_diagonal, "sylvester": sylvester, "solve": solve,
+    "with_diagonal": with_diagonal, "sylvester": sylvester,
+    "matrix_exponential": matrix_exponential, "solve": solve,
 }  # fmt: skip

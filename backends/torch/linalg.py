@@ -95,6 +95,11 @@ def _solve(options: Options, a: Tensor, b: Tensor) -> Tensor:
     return found.reshape(*found.shape[: lead + 1], *b.shape[lead + 1 :])
 
 
+def _matrix_exponential(options: Options, x: Tensor) -> Tensor:
+    """In float64 whatever the precision: what flows between events is exact, and a small matrix costs nothing."""
+    return torch.linalg.matrix_exp(x.double()).to(x.dtype)
+
+
 def _sylvester(options: Options, q: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """x [row, col] with a x + x b + q = 0: one linear system in all entries of x."""
     rows, cols = (torch.eye(n, dtype=q.dtype, device=q.device) for n in q.shape)
@@ -111,6 +116,7 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     "pseudo_inverse": (_pseudo_inverse, lambda lifted, row, col, node: (*lifted, col, row)),
     "stationary": (_stationary, lambda lifted, row, col, node: (*lifted, row)),
     "with_diagonal": (_with_diagonal, lambda lifted, row, col, node: (*lifted, row, col)),
+    "matrix_exponential": (_matrix_exponential, lambda lifted, row, col, node: (*lifted, row, col)),
     "sylvester": (_sylvester, lambda lifted, row, col, node: (row, col)),
     "solve": (_solve, lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
 }

@@ -40,6 +40,7 @@ class ElaboratedFlow:
     topology: v.Topology | None
     span: Span
     notes: tuple[tuple[str, str, str, str], ...] = ()
+    events: Any = None
 
 
 def no_objective(first: Any, span: Span, word: str) -> Mistake:
@@ -197,6 +198,8 @@ class FlowElaborator:
                 continue
             results.append((f"state/{self.name}/{slot.key}", slot.write))
             states.append(StatePlan(slot.key, slot.write.type, slot.init if slot.init is not None else 0.0, slot.key.rsplit(".", 1)[0]))
+        if flow.events is not None:
+            states += [StatePlan(key, type_, init, key.rsplit(".", 1)[0]) for key, type_, init in flow.events.last_of(self.chain).states]
         if isinstance(self.chain[0], v.Live):
             loss = self.e.ops.constant(self.shown_loss())
             if loss.type.has("node"):
@@ -221,6 +224,7 @@ class FlowElaborator:
             self.topology,
             self.span,
             self.notes(flow),
+            flow.events.plan if flow.events is not None else None,
         )
 
     def shown_loss(self) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from gradflow.events.plan import undocumented
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.spec import ARITY, IllegalGraph, verify
 from gradflow.graph.types import Axis, Type
@@ -227,8 +228,8 @@ class Reader:
         if doc.topology is not None:
             facts["topology"] = _facts(doc.topology_facts)
         rollout = self.outer(doc.rollout) if doc.rollout is not None else None
-        topology = self._topology(doc.topology)
-        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts)
+        topology, events = self._topology(doc.topology), undocumented(doc.events, self, models)
+        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts, events)
 
     def _topology(self, doc: d.TopologyDoc | None) -> Any:
         if doc is None:
