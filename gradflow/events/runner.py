@@ -9,7 +9,8 @@ Axes: node, event (of a wave), column (all that a node keeps, side by side).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from gradflow.events.streams import BadStream, EventStream, Record, RecordedStre
 from gradflow.graph.graph import Node, Region
 from gradflow.plan.program import Update
 from gradflow.runtime.events import RunFailed
-from gradflow.runtime.regions import Lowered, Regions
+from gradflow.runtime.regions import Key, Regions, failures
 from gradflow.runtime.state import Store
 
 Read = Callable[[Node], Any]
@@ -38,7 +39,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        return int(numpy.prod(self.shape, dtype=int))
+        return math.prod(self.shape)
 
 
 class EventRunner:
@@ -51,12 +52,15 @@ class EventRunner:
         for name, type_ in self.plan.rows:
             start = self.columns[-1].start + self.columns[-1].width if self.columns else 0
             self.columns.append(Column(name, start, tuple(axis.size or 0 for axis in type_.axes)))
+        self.widths, self.shapes = [column.width for column in self.columns], [column.shape for column in self.columns]
+        self.flat = [len(shape) == 1 for shape in self.shapes]
+        self.keys = [[("row", str(end), *column.name.split("/")) for column in self.columns] for end in range(2)]
+        self.names = [[f"row/{end}/{column.name}" for column in self.columns] for end in range(2)]
         self.last = numpy.zeros(self.plan.nodes)
         self.now, self.done = 0.0, 0
         self.constants = self._call(self.plan.constants, {})
         self.places = [self._places(kind) for kind in self.plan.kinds]
         self.stream = self._stream(seed, phase)
-        self._named: dict[int, tuple[Lowered, list[tuple[tuple[str, ...], Node]]]] = {}
 
     # ---- what happens
 
@@ -134,21 +138,35 @@ class EventRunner:
 
     def _waves(self, table: Tensor, kinds: numpy.ndarray, levels: numpy.ndarray, ends: numpy.ndarray, waits: numpy.ndarray) -> None:
         """Events in the order of levels, those of one level and kind in one call."""
-        within = numpy.empty(len(kinds), numpy.int64)  # an event's place among those of its kind
-        prepared = []
+        bounds = numpy.concatenate([[0], numpy.flatnonzero((numpy.diff(levels) != 0) | (numpy.diff(kinds) != 0)) + 1, [len(kinds)]])
+        sizes, order = numpy.diff(bounds), kinds[bounds[:-1]]
+        waiting = []
         for number, kind in enumerate(self.plan.kinds):
-            mine = numpy.flatnonzero(kinds == number)
-            within[mine] = numpy.arange(len(mine))
-            prepared.append(self._prepared(kind.schedule, kind.width, ends[mine], waits[mine]) if len(mine) else {})
-        bounds = [0, *(numpy.flatnonzero((numpy.diff(levels) != 0) | (numpy.diff(kinds) != 0)) + 1).tolist(), len(kinds)]
-        for start, stop in zip(bounds, bounds[1:]):
-            number = int(kinds[start])
-            first = int(within[start])
-            self._wave(self.plan.kinds[number].body, self.plan.kinds[number].width, table, prepared[number], first, stop - start)
+            mine = kinds == number
+            waiting.append(self._pieces(kind, ends[mine], waits[mine], sizes[order == number].tolist()) if mine.any() else iter(()))
+        calls = [self._body(kind) for kind in self.plan.kinds]
+        for number in order.tolist():
+            self._wave(calls[number], self.plan.kinds[number].width, table, next(waiting[number]))
 
-    def _prepared(self, schedule: Region, width: int, ends: numpy.ndarray, waits: numpy.ndarray) -> dict[tuple[str, ...], Tensor]:
+    def _pieces(self, kind: EventKind, ends: numpy.ndarray, waits: numpy.ndarray, sizes: list[int]) -> Iterator[dict[Key, Tensor]]:
+        """What the waves of one kind take from times and places, wave by wave."""
+        prepared = self._prepared(kind.schedule, kind.width, ends, waits)
+        for pieces in zip(*(value.split(sizes) for value in prepared.values())):
+            yield dict(zip(prepared, pieces))
+
+    def _body(self, kind: EventKind) -> Callable[[dict[Key, Any]], Mapping[str, Any]]:
+        """An event's region, ready to be called often: what no event changes is read once."""
+        lowered = self.regions.lowered(kind.body, span=self.update.span)
+        fixed = {
+            (source["kind"], *source["path"]): self.constants[f"const/{source['path'][0]}"] if source["kind"] == "const" else self.read(source)
+            for source in lowered.sources
+            if source["kind"] not in ("row", "event", "sched")
+        }
+        return lambda given: lowered.call(fixed | given)
+
+    def _prepared(self, schedule: Region, width: int, ends: numpy.ndarray, waits: numpy.ndarray) -> dict[Key, Tensor]:
         """What events of one kind take from times and places, for all of them at once: [event, ..] each."""
-        found: dict[tuple[str, ...], Tensor] = {}
+        found: dict[Key, Tensor] = {}
         for end in range(width):
             found["event", str(end)] = torch.as_tensor(numpy.ascontiguousarray(ends[:, end]), device=self.store.device)
             wait = torch.as_tensor(numpy.ascontiguousarray(waits[:, end]), device=self.store.device)
@@ -157,19 +175,23 @@ class EventRunner:
             found |= {tuple(name.split("/")): value for name, value in self._call(schedule, found).items()}
         return found
 
-    def _wave(self, body: Region, width: int, table: Tensor, prepared: Mapping[tuple[str, ...], Tensor], first: int, count: int) -> None:
-        now = {key: value.narrow(0, first, count) for key, value in prepared.items()}
-        places = [now["event", str(end)] for end in range(width)]
+    def _wave(self, call: Callable[[dict[Key, Any]], Mapping[str, Any]], width: int, table: Tensor, given: dict[Key, Any]) -> None:
+        places = [given["event", str(end)] for end in range(width)]
+        count = len(places[0])
         for end, place in enumerate(places):
-            rows = table.index_select(0, place)
-            for column in self.columns:
-                now["row", str(end), *column.name.split("/")] = rows.narrow(1, column.start, column.width).reshape(count, *column.shape)
-        results = self._call(body, now)
-        for end, place in enumerate(places):
-            pieces = [results[f"row/{end}/{column.name}"].reshape(count, column.width) for column in self.columns]
-            table.index_copy_(0, place, torch.cat(pieces, 1))
+            rows = table.index_select(0, place).split(self.widths, 1)
+            given.update(zip(self.keys[end], (row if plain else row.reshape(count, *shape) for row, plain, shape in zip(rows, self.flat, self.shapes))))
+        with failures(self.update.span, self.update.flow):
+            results = call(given)
+        for names, place in zip(self.names, places):
+            pieces = [self._tensor(results[name]) for name in names]
+            whole = pieces if all(self.flat) else [piece.reshape(count, -1) for piece in pieces]
+            table.index_copy_(0, place, torch.cat(whole, 1))
 
-    def _call(self, region: Region, given: Mapping[tuple[str, ...], Any]) -> dict[str, Tensor]:
+    def _tensor(self, value: Any) -> Tensor:
+        return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=self.store.real, device=self.store.device)
+
+    def _call(self, region: Region, given: Mapping[Key, Any]) -> dict[str, Tensor]:
         if not region.results:
             return {}
         lowered = self.regions.lowered(region, span=self.update.span)
