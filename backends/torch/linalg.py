@@ -100,6 +100,15 @@ def _matrix_exponential(options: Options, x: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(x.double()).to(x.dtype)
 
 
+def _optimum(options: Options, *known: Tensor) -> Tensor:
+    """Part of the solution of a problem: numbers of a solver, so on the CPU and in float64."""
+    from gradflow.solvers.convex import optimum
+
+    arrays = tuple(one.detach().cpu().numpy() for one in known)
+    found = optimum(options["problem"], options["solver"], options["part"], arrays)
+    return torch.as_tensor(found, dtype=options["dtype"], device=known[0].device)
+
+
 def _sylvester(options: Options, q: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """x [row, col] with a x + x b + q = 0: one linear system in all entries of x."""
     rows, cols = (torch.eye(n, dtype=q.dtype, device=q.device) for n in q.shape)
@@ -117,6 +126,7 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     "stationary": (_stationary, lambda lifted, row, col, node: (*lifted, row)),
     "with_diagonal": (_with_diagonal, lambda lifted, row, col, node: (*lifted, row, col)),
     "matrix_exponential": (_matrix_exponential, lambda lifted, row, col, node: (*lifted, row, col)),
+    "optimum": (_optimum, lambda lifted, row, col, node: node.type.names),
     "sylvester": (_sylvester, lambda lifted, row, col, node: (row, col)),
     "solve": (_solve, lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
 }
@@ -135,6 +145,10 @@ def emit_linalg(w: Writer, node: Node) -> str:
     name, options = node["name"], dict(node.get("options", ()))
     if name not in LINALG:
         raise ValueError(f"there is no linear algebra called `{name}` (from {node.span})")
+    if name == "optimum":
+        known = ", ".join(w.tensor(below) for below in node.inputs)
+        given = ", ".join(f"{key!r}: {w.constant(value, 'option')}" for key, value in options.items())
+        return f"linalg('optimum', {{{given}, 'dtype': real}}, {known})"
     first = node.inputs[0]
     texts = [w.tensor(first) if name == "identity" else w.tensor(first, "real")]
     *lifted, row, col = first.type.names if name != "identity" else node.type.names

@@ -10,18 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradflow.events.block import Block, misplaced
 from gradflow.events.clocks import Clock
 from gradflow.events.hoist import Hoisting
 from gradflow.events.plan import EventKind, EventPlan, event_axis
 from gradflow.events.rowwise import Rowwise
-from gradflow.graph.graph import Node, Region, substitute
+from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Mistake, mistake
+from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.passes.bodies import Body
 from gradflow.passes.calls import unbuilt
-from gradflow.passes.scope import Scope
 from gradflow.passes.stage_bodies import StageBody
 from gradflow.passes.stages import Change
 from gradflow.passes.suggestions import listed, suggestion
@@ -42,21 +41,24 @@ class Built:
         """The same, if the exchange stands last in its flow. Raises Mistake."""
         if chain[-1] is not self.stage:
             raise mistake(
-                "E0531", self.stage.span, f"`{self.stage.name}` must stand last in its flow", why="its nodes move `param` at events, and no step comes after",
+                "E0531",
+                self.stage.span,
+                f"`{self.stage.name}` must stand last in its flow",
+                why="its nodes move `param` at events, and no step comes after",
                 fix="put the stages behind it before it, or leave them out",
-            )  # fmt: skip
+            )
         return self
-
-
-def misplaced(statement: s.On, why: str, fix: str) -> Mistake:
-    return mistake("E0531", statement.pattern.span, "this cannot be the place of an event", why=why, fix=fix)
 
 
 def check_block(body: StageBody, statement: s.On) -> None:
     """Whether `on each PLACE(..) ~ clock` is one that can run."""
     pattern = statement.pattern
     if not statement.each or not isinstance(pattern, s.NamedPattern):
-        raise unbuilt(pattern.span, "layer patterns inside of a body cannot run yet", "say what happens to the gradient of each leaf: `on [row, col]` in the head")
+        raise unbuilt(
+            pattern.span,
+            "layer patterns inside of a body cannot run yet",
+            "say what happens to the gradient of each leaf: `on [row, col]` in the head",
+        )
     if pattern.name not in PLACES:
         fix = suggestion(pattern.span, pattern.name, PLACES, "`on each node(i) ~ poisson(1) { .. }`")["fix"]
         raise misplaced(statement, f"events happen at {listed(PLACES)}", fix)
@@ -67,18 +69,28 @@ def check_block(body: StageBody, statement: s.On) -> None:
         raise misplaced(statement, f"it is `{pattern.name}({', '.join(wanted)})`", f"`on each {pattern.name}({', '.join(wanted)})`")
     if (statement.rate is None) != (pattern.name == "wait"):
         why = "waiting has no clock: it is the time between events" if pattern.name == "wait" else "an event happens when a clock ticks"
-        raise misplaced(statement, why, "`on each wait(dt) { .. }`" if pattern.name == "wait" else f"`on each {pattern.name}({', '.join(wanted)}) ~ poisson(1)`")
+        raise misplaced(
+            statement, why, "`on each wait(dt) { .. }`" if pattern.name == "wait" else f"`on each {pattern.name}({', '.join(wanted)}) ~ poisson(1)`"
+        )
 
 
 def event_change(body: StageBody) -> Change:
     """What an exchange with events makes of the parameters: nothing by itself; its blocks are left on the flow."""
     e, flow = body.e, body.flow
     if flow.topology is None or flow.topology.nodes is None:
-        raise mistake("E0518", body.ticks[0].pattern.span, "events happen at the nodes of a topology", why="how many nodes there are must be known",
-                      fix="say who talks to whom: `flow net over ring(16): ..`")  # fmt: skip
+        raise mistake(
+            "E0518",
+            body.ticks[0].pattern.span,
+            "events happen at the nodes of a topology",
+            why="how many nodes there are must be known",
+            fix="say who talks to whom: `flow net over ring(16): ..`",
+        )
     if body.returned is not None or body.stepped is not None or body.absolute or body.delta != 0.0 or body.bundle.param is None:
-        raise misplaced(body.ticks[0], "an exchange with events moves `param` at events alone, and stands last in its flow",
-                        "put what moves `param` into a block `on each node(i) ~ poisson(1)`")  # fmt: skip
+        raise misplaced(
+            body.ticks[0],
+            "an exchange with events moves `param` at events alone, and stands last in its flow",
+            "put what moves `param` into a block `on each node(i) ~ poisson(1)`",
+        )
     node = Axis("node", flow.topology.nodes)
     for slot in body.slots.values():
         found = flow.settle(slot.key, Type(slot.type.base, (node, *slot.type.without(["node"])), slot.type.target))
@@ -173,7 +185,9 @@ class EventBuilder:
         settle = self.region(self.named(self.waited(0), 0), "waiting")
         others = [key for key in flow.states if key not in {slot.key for slot in self.body.slots.values()}]
         if others:
-            raise unbuilt(self.body.stage.span, "stages with a memory of their own cannot stand around events yet", f"leave out what keeps `{others[0]}`")
+            raise unbuilt(
+                self.body.stage.span, "stages with a memory of their own cannot stand around events yet", f"leave out what keeps `{others[0]}`"
+            )
         constants = Region(tuple([*clocks, *self.hoisting.results("const")]), (), "constants")
         start = Region(tuple(self.starts()), (), "start")
         counters = tuple(f"{path}.{name}" for name in COUNTERS)
@@ -229,9 +243,12 @@ class EventBuilder:
         if isinstance(value, Clock):
             return value
         raise mistake(
-            "E0531", statement.rate.span, f"a clock is needed here, this is {v.kind_name(value)}", why="it says when events happen",
+            "E0531",
+            statement.rate.span,
+            f"a clock is needed here, this is {v.kind_name(value)}",
+            why="it says when events happen",
             fix="`~ poisson(1)`, or with a rate for each link: `~ poisson(rate)`",
-        )  # fmt: skip
+        )
 
     def clock_values(self, number: int, statement: s.On, clock: Clock) -> list[tuple[str, Node]]:
         place = statement.pattern.name  # type: ignore[union-attr]
@@ -247,8 +264,13 @@ class EventBuilder:
         if clock.kind == "poisson":
             rate = self.ops.constant(clock.values["rate"])
             if rate.type.without([where.name]):
-                raise mistake("E0531", statement.rate.span, f"the rate of a clock at each {place} is a number or has the axis `{where.name}`",  # type: ignore[union-attr]
-                              why=f"this is {v.kind_name(rate)}", fix=f"give one rate for each {place}")  # fmt: skip
+                raise mistake(
+                    "E0531",
+                    statement.pattern.span,
+                    f"the rate of a clock at each {place} is a number or has the axis `{where.name}`",
+                    why=f"this is {v.kind_name(rate)}",
+                    fix=f"give one rate for each {place}",
+                )
             return [*found, (f"rate/{number}", self.ops.expand(rate, (where,)))]
         return [*found, *((f"{name}/{number}", self.ops.constant(clock.values[name])) for name in ("time", "at", "mine"))]
 
@@ -258,119 +280,4 @@ def _read(read: Node) -> Node:
     return read.inputs[2] if read.op == "choose" else read
 
 
-class Block(StageBody):
-    """The body of one block. `rows`: what the node holds (a block at nodes, or waiting); `ends_of`: what each end holds (a block at links)."""
-
-    def __init__(self, builder: EventBuilder, ends: tuple[Node, ...]):
-        self.__dict__.update(builder.body.__dict__)
-        self.built, self.ends = builder, ends
-        self.rows: dict[str, Node] = {}
-        self.ends_of: dict[str, dict[int, Node]] = {}
-        self.marks: dict[int, dict[int, Node]] = {}
-        self.slots = {}
-
-    def carried_out(self, statement: s.On, names: dict[str, Node]) -> dict[str, Node]:
-        """Runs the block; the rows as they are afterwards."""
-        scope = self.scope.child(frame=self)
-        scope.names.update(names)
-        scope.maps = [*scope.maps, *(end for end in self.ends)] if len(self.ends) == 1 else list(scope.maps)
-        for name, row in self.rows.items():
-            scope.names[name] = row
-        for name in self.ends_of:
-            scope.names[name] = self.mark(name)
-        self.inside = scope
-        with self.e.at(flow=self.flow.name):
-            self.run(statement.body, scope)
-        self.rows = {name: self.settled(scope.names[name]) for name in self.rows}
-        return self.rows
-
-    def mark(self, name: str) -> Node:
-        """What stands for a state of all nodes, as it is at this point of the block."""
-        row = self.ends_of[name][0]
-        axes = (self.built.node, *row.type.without(["event"]))
-        hole = self.e.graph.fresh("hole", Type("real", axes), row.span)
-        self.marks[hole.id] = dict(self.ends_of[name])
-        return hole
-
-    def settled(self, value: Any) -> Node:
-        return Rowwise(self.e.ops, self.ends, self.marks).resolve(self.e.ops.constant(self.e.tensor(value)))
-
-    # ---- statements
-
-    def do_bind(self, statement: s.Bind, scope: Scope) -> None:
-        Body.do_bind(self, statement, scope)
-
-    def do_state(self, statement: s.State, scope: Scope) -> None:
-        raise mistake("E0501", statement.span, "`state` has no place in a block of events", why="what a node keeps is declared once, before the blocks",
-                      fix="move it out of the block")  # fmt: skip
-
-    do_return = do_carry = do_on = do_reportas = do_state  # type: ignore[assignment]
-
-    def draw(self, statement: s.Bind, scope: Scope) -> Any:
-        raise unbuilt(statement.span, "draws inside of an event cannot run yet", "leave them out")
-
-    def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
-        place = self.end_meant(target, scope)
-        if place is None:
-            Body.assign(self, target, value, scope, statement)
-            return
-        name = target.name
-        row = self.settled(value)
-        kept = self.rows.get(name) or self.ends_of[name][0]
-        extra = [axis for axis in row.type.names if not kept.type.has(axis)]
-        if extra:
-            raise mistake("E0302", statement.span, f"`{name}` of one node has no axis `{extra[0]}`", why=f"it is {v.kind_name(kept)}",
-                          fix="take the value of one node: `x[node: i]`" if extra[0] == "node" else "reduce the axis, or keep a state that has it")  # fmt: skip
-        row = self.e.ops.expand(row, kept.type.axes)
-        if self.ends_of:
-            self.ends_of[name][place] = row
-            scope.assign(name, self.mark(name))
-        else:
-            scope.assign(name, row)
-
-    def end_meant(self, target: s.Target, scope: Scope) -> int | None:
-        """The end of the event whose entry of a state is assigned; None for a name that is no state."""
-        name = target.name
-        if name not in self.rows and name not in self.ends_of:
-            return None
-        if not target.index:
-            if self.ends_of:
-                raise mistake("E0505", target.span, f"which end's `{name}`?", why="a block at links changes the two nodes that it touches, each by itself",
-                              fix=f"`{name}[i] <- ..`")  # fmt: skip
-            return 0
-        index = self.e.evaluate(target.index[0].value, scope) if len(target.index) == 1 else None
-        place = next((number for number, end in enumerate(self.ends) if index is end), None)
-        if place is None or target.index[0].name not in (None, "node"):
-            raise mistake("E0505", target.span, "an event changes the nodes that it touches", why="nobody waits for anybody, so that others cannot be changed",
-                          fix=f"`{name}[i] <- ..`, with the name that the block gives its node")  # fmt: skip
-        return place
-
-    # ---- what comes from upstream
-
-    def everywhere(self, point: Node | None) -> tuple[Node, dict[int, dict[int, Node]]]:
-        """A point for all nodes that stands for one at the node of the event."""
-        row = self.settled(point if point is not None else self.inside.names["param"])
-        hole = self.e.graph.fresh("hole", Type("real", (self.built.node, self.bundle.axis)), row.span)
-        return hole, {hole.id: {0: self.e.ops.expand(row, (self.built.axis, self.bundle.axis))}}
-
-    def gradient(self, point: Node | None = None, fresh: int = 0) -> Node:
-        if len(self.ends) == 2:
-            return StageBody.gradient(self, point if point is not None else self.inside.names["param"], fresh)
-        hole, marks = self.everywhere(point)
-        return Rowwise(self.e.ops, self.ends, marks).row(StageBody.gradient(self, hole, fresh), 0)
-
-    def objective_value(self, point: Node | None, fresh: int, node: s.Call) -> Any:
-        if len(self.ends) == 2:
-            return StageBody.objective_value(self, point if point is not None else self.inside.names["param"], fresh, node)
-        hole, marks = self.everywhere(point)
-        return Rowwise(self.e.ops, self.ends, marks).row(self.e.ops.constant(StageBody.objective_value(self, hole, fresh, node)), 0)
-
-    def step(self, value: Any, node: s.Node) -> Node:
-        raise misplaced(self.ticks[0], "an exchange with events stands last in its flow: nothing below it could make a step", "write the update in the block")
-
-    def mix(self, value: Node, node: s.Node) -> Node:
-        raise mistake("E0530", node.span, "an event reads more than the nodes that it touches", why="`mix` averages over all neighbors of all nodes",
-                      fix="talk over one link: `on each link(i, j) ~ poisson(1)`")  # fmt: skip
-
-
-__all__ = ["Built", "EventBuilder", "check_block", "event_change", "substitute"]
+__all__ = ["Built", "EventBuilder", "check_block", "event_change"]

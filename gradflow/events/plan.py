@@ -78,9 +78,13 @@ def rewritten_events(plan: EventPlan | None, rewrite: Callable[[Region], Region]
         return None
     kinds = tuple(replace(kind, body=rewrite(kind.body), schedule=rewrite(kind.schedule)) for kind in plan.kinds)
     return replace(
-        plan, kinds=kinds, constants=rewrite(plan.constants), start=rewrite(plan.start), settle=rewrite(plan.settle),
+        plan,
+        kinds=kinds,
+        constants=rewrite(plan.constants),
+        start=rewrite(plan.start),
+        settle=rewrite(plan.settle),
         settle_schedule=rewrite(plan.settle_schedule),
-    )  # fmt: skip
+    )
 
 
 def check_unit(unit: str, actions: Any, span: Span) -> None:
@@ -91,14 +95,20 @@ def check_unit(unit: str, actions: Any, span: Span) -> None:
     own = event_flows(changes)
     if unit in UNITS and changes and len(own) != len(changes):
         raise mistake(
-            "E0532", span, f"a flow here does not act at events, and cannot be trained by {unit}",
-            why="time goes by for nodes and links with clocks of their own", fix="count in steps or rounds, or use an exchange with `on each node(i) ~ ..`",
-        )  # fmt: skip
+            "E0532",
+            span,
+            f"a flow here does not act at events, and cannot be trained by {unit}",
+            why="time goes by for nodes and links with clocks of their own",
+            fix="count in steps or rounds, or use an exchange with `on each node(i) ~ ..`",
+        )
     if own and unit not in UNITS:
         raise mistake(
-            "E0532", own[0].span, f"the nodes of this flow act at events, which are not counted in {unit}", why="there are no steps that all of them make together",
+            "E0532",
+            own[0].span,
+            f"the nodes of this flow act at events, which are not counted in {unit}",
+            why="there are no steps that all of them make together",
             fix="`train 100 time`, in expected ticks of a clock of rate 1, or `train 1000 events`",
-        )  # fmt: skip
+        )
 
 
 def event_flows(actions: Any) -> list[Any]:
@@ -113,17 +123,24 @@ def document(plan: EventPlan | None, writer: Any) -> dict[str, Any] | None:
     if plan is None:
         return None
     return {
-        "nodes": plan.nodes, "rows": tuple((name, writer.type(type_)) for name, type_ in plan.rows), "counters": plan.counters,
+        "nodes": plan.nodes,
+        "rows": tuple((name, writer.type(type_)) for name, type_ in plan.rows),
+        "counters": plan.counters,
         "kinds": tuple(
             {
-                "place": kind.place, "clock": kind.clock, "body": writer.region(kind.body), "schedule": writer.region(kind.schedule),
+                "place": kind.place,
+                "clock": kind.clock,
+                "body": writer.region(kind.body),
+                "schedule": writer.region(kind.schedule),
                 "span": writer.span(kind.span),
             }
             for kind in plan.kinds
         ),
-        "constants": writer.region(plan.constants), "start": writer.region(plan.start), "settle": writer.region(plan.settle),
+        "constants": writer.region(plan.constants),
+        "start": writer.region(plan.start),
+        "settle": writer.region(plan.settle),
         "settle_schedule": writer.region(plan.settle_schedule),
-    }  # fmt: skip
+    }
 
 
 def undocumented(doc: Any, reader: Any, models: Mapping[str, Any]) -> EventPlan | None:
@@ -141,7 +158,9 @@ def undocumented(doc: Any, reader: Any, models: Mapping[str, Any]) -> EventPlan 
     if any(name.partition("/")[2] not in models for name in names if name.startswith("param/")):
         raise ArtifactError("a node keeps a model that is not declared")
     kinds = tuple(
-        EventKind(kind.place, kind.clock, reader.outer(kind.body, *_row_results(names, kind.place)), reader.outer(kind.schedule), reader.span(kind.span))
+        EventKind(
+            kind.place, kind.clock, reader.outer(kind.body, *_row_results(names, kind.place)), reader.outer(kind.schedule), reader.span(kind.span)
+        )
         for kind in doc.kinds
     )
     wanted = [name for number, kind in enumerate(kinds) for name in clock_results(number, kind)]

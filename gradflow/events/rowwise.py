@@ -23,9 +23,12 @@ Rows = Mapping[int, Mapping[int, Node]]
 
 def nonlocal_read(node: Node) -> Mistake:
     return mistake(
-        "E0530", node.span, "an event reads more than the nodes that it touches", why="nobody waits for anybody: what the other nodes hold now is not known here",
+        "E0530",
+        node.span,
+        "an event reads more than the nodes that it touches",
+        why="nobody waits for anybody: what the other nodes hold now is not known here",
         fix="take the value at the event's own nodes: `x[node: i]`",
-    )  # fmt: skip
+    )
 
 
 @dataclass

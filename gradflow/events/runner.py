@@ -79,9 +79,12 @@ class EventRunner:
             if clocks != {"recorded"}:
                 raise BadStream("some clocks are recorded and some are drawn; what happens is either recorded or drawn")
             found = [
-                Record(*(self.constants[f"{name}/{number}"].cpu().numpy() for name in ("time", "at", "mine"))) for number in range(len(self.plan.kinds))
+                Record(*(self.constants[f"{name}/{number}"].cpu().numpy() for name in ("time", "at", "mine")))
+                for number in range(len(self.plan.kinds))
             ]
-            links = {tuple(pair): i for kind, places in zip(self.plan.kinds, self.places) if kind.place == "link" for i, pair in enumerate(places.tolist())}
+            links = {
+                tuple(pair): i for kind, places in zip(self.plan.kinds, self.places) if kind.place == "link" for i, pair in enumerate(places.tolist())
+            }
             return recorded(found, self.plan.nodes, links, [kind.width for kind in self.plan.kinds])
         except BadStream as error:
             raise RunFailed(str(error), self.plan.kinds[0].span) from None
@@ -180,7 +183,9 @@ class EventRunner:
         count = len(places[0])
         for end, place in enumerate(places):
             rows = table.index_select(0, place).split(self.widths, 1)
-            given.update(zip(self.keys[end], (row if plain else row.reshape(count, *shape) for row, plain, shape in zip(rows, self.flat, self.shapes))))
+            given.update(
+                zip(self.keys[end], (row if plain else row.reshape(count, *shape) for row, plain, shape in zip(rows, self.flat, self.shapes)))
+            )
         with failures(self.update.span, self.update.flow):
             results = call(given)
         for names, place in zip(self.names, places):

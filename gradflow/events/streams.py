@@ -1,6 +1,6 @@
 """When what happens: a stream of events at nodes and links, as a pure function of the seed and the rates, or as somebody recorded it.
 
-Independent Poisson clocks of rates r_1 .. r_m tick together like one clock of rate sum r, each tick belonging to clock i with probability r_i / sum r.
+Independent Poisson clocks of rates r_1 .. r_m tick together like one clock of rate sum r, each tick that of clock i with probability r_i / sum r.
 Event k takes its waiting time and its clock from the counter k of one key, so that the stream does not depend on how it is cut, on what carries
 it out, or on how many do. `waves` cuts a stretch of events into levels of events that touch different nodes: those of one level can be carried
 out together, and in whatever order, with the result of one after another.
@@ -135,7 +135,7 @@ def recorded(records: Sequence[Record], nodes: int, links: Mapping[tuple[int, in
         if not numpy.isfinite(time).all() or (time < 0).any() or (numpy.diff(time) < 0).any():
             raise BadStream("the times of recorded events must be numbers, at least 0, that never go back")
         if len(mine) != len(time) or ends.shape[1] < width:
-            raise BadStream(f"recorded events need a time, {width} node{'s' * (width > 1)} and whether they are of this kind, one of each for each event")
+            raise BadStream(f"recorded events need a time, {width} node{'s' * (width > 1)} and whether they are of this kind, for each event")
         chosen = numpy.flatnonzero(mine)
         touched = ends[chosen, :width]
         if (touched < 0).any() or (touched >= nodes).any():

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from gradflow.events.plan import check_unit
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.types import Axis, Type, union
-from gradflow.events.plan import check_unit
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, Report, mistake
 from gradflow.passes import values as v
@@ -365,7 +365,8 @@ class PipelineElaborator:
             for plan in self.data.values():
                 if plan.spec.divide is not None and flow.topology.nodes is not None:
                     self.data[plan.name] = replace(plan, nodes=flow.topology.nodes)
-        return p.Update(flow.name, tuple(m.name for m in flow.models), region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts, flow.events)
+        names = tuple(m.name for m in flow.models)
+        return p.Update(flow.name, names, region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts, flow.events)
 
     def train(self, statement: s.Train) -> None:
         unit = UNITS.get(statement.unit, statement.unit)

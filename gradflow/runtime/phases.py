@@ -84,7 +84,8 @@ def plan_phase(index: int, phase: Phase, steps: int | None, batches: Batches) ->
     count = phase.count if steps is None else steps
     periodic = tuple(_every(one, phase, updates, epoch) for one in phase.periodic)
     rows = batches.rows_per_update(sources)
-    return PhasePlan(index, phase, count, updates, minibatches, rows, _groups(phase.actions), periodic, _labels(phase), _stride(phase, count, periodic))
+    stride = _stride(phase, count, periodic)
+    return PhasePlan(index, phase, count, updates, minibatches, rows, _groups(phase.actions), periodic, _labels(phase), stride)
 
 
 def _stride(phase: Phase, count: int, periodic: tuple[Every, ...]) -> int:
