@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gradflow.events.elaborate import EventBuilder
 
 
-def misplaced(statement: s.On, why: str, fix: str) -> Mistake:
-    return mistake("E0531", statement.pattern.span, "this cannot be the place of an event", why=why, fix=fix)
+def misplaced(statement: s.On, why: str, fix: str, message: str = "this cannot be the place of an event") -> Mistake:
+    return mistake("E0531", statement.pattern.span, message, why=why, fix=fix)
 
 
 class Block(StageBody):

@@ -88,8 +88,9 @@ def event_change(body: StageBody) -> Change:
     if body.returned is not None or body.stepped is not None or body.absolute or body.delta != 0.0 or body.bundle.param is None:
         raise misplaced(
             body.ticks[0],
-            "an exchange with events moves `param` at events alone, and stands last in its flow",
+            "the gradient ends here, and there is no step after events",
             "put what moves `param` into a block `on each node(i) ~ poisson(1)`",
+            f"the events of `{body.stage.name}` must be all that moves `param`",
         )
     node = Axis("node", flow.topology.nodes)
     for slot in body.slots.values():
@@ -135,7 +136,9 @@ class EventBuilder:
         self.waits = [one for one in body.ticks if one.pattern.name == "wait"]  # type: ignore[union-attr]
         self.blocks = [one for one in body.ticks if one.pattern.name != "wait"]  # type: ignore[union-attr]
         if len(self.waits) > 1 or not self.blocks:
-            raise misplaced(body.ticks[-1], "there is one block for the time between events, and at least one for events", "join the blocks")
+            message = "waiting is described twice" if len(self.waits) > 1 else "a node waits here, and nothing ever happens to it"
+            why = "there is one block for the time between events, and at least one for events"
+            raise misplaced(body.ticks[-1], why, "join the blocks" if len(self.waits) > 1 else "add `on each node(i) ~ poisson(1) { .. }`", message)
         self.hoisting = Hoisting(self.ops)
 
     # ---- what a node keeps
