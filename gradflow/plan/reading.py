@@ -222,7 +222,8 @@ class Reader:
             return p.Assign(doc.model, self.outer(doc.region, f"param/{doc.model}"), self.span(doc.span))
         for name in doc.models:
             _known(name, models)
-        region = self.outer(doc.region, *(f"param/{name}" for name in doc.models), *(f"state/{doc.flow}/{state.key}" for state in doc.states))
+        own = [f"state/{doc.flow}/{state.key}" for state in doc.states] if doc.events is None else []
+        region = self.outer(doc.region, *(f"param/{name}" for name in doc.models), *own)
         states = tuple(p.StatePlan(s.key, _pick(self.types, s.type, "type"), s.init, s.stage) for s in doc.states)
         facts: dict[str, Any] = dict(doc.facts)
         if doc.topology is not None:

@@ -314,6 +314,8 @@ def linear_algebra(m: Maker) -> Case:
     results |= {"identity": call("identity", size, symmetric)}
     left, right = m.data("left", A, Axis("a2", 5)), m.data("right", Axis("b2", 4), B)
     results |= {"sylvester": call("sylvester", (A, B), x, left, right), "turned_sylvester": call("sylvester", (B, A), x, left, right)}
+    cube = m.data("cube", C, *size, low=-0.5, high=0.5)
+    results |= {"flow": call("matrix_exponential", size, square), "flows": call("matrix_exponential", (size[1], C, size[0]), cube)}
     return m.region(**results)
 
 
