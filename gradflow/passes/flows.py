@@ -201,7 +201,7 @@ class FlowElaborator:
         if flow.events is not None:
             states += [StatePlan(key, type_, init, key.rsplit(".", 1)[0]) for key, type_, init in flow.events.last_of(self.chain).states]
         if isinstance(self.chain[0], v.Live):
-            loss = self.e.ops.constant(self.shown_loss())
+            loss = self.e.ops.constant(self.shown_loss() if flow.events is None else self.loss(None, 0)[0])
             if loss.type.has("node"):
                 loss = self.e.ops.constant(
                     self.e.ops.elementwise("div", self.e.ops.reduce("sum", loss, ["node"]), self.e.ops.axis_size("node", loss))
