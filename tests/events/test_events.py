@@ -195,7 +195,11 @@ def test_a_record_is_played() -> None:
 
 @pytest.mark.parametrize(
     ("time", "at", "word"),
-    [([0.1, 0.2], [[0], [1]], "only 2 are recorded"), ([0.2, 0.1, 0.3], [[0], [1], [2]], "never go back"), ([0.1, 0.2, 0.3], [[0], [3], [1]], "node 3")],
+    [
+        ([0.1, 0.2], [[0], [1]], "only 2 are recorded"),
+        ([0.2, 0.1, 0.3], [[0], [1], [2]], "never go back"),
+        ([0.1, 0.2, 0.3], [[0], [3], [1]], "node 3"),
+    ],
 )
 def test_records_that_cannot_be(time: Any, at: Any, word: str) -> None:
     with pytest.raises(RunFailed, match=word):
