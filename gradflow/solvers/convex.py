@@ -8,6 +8,7 @@ Axes: names are free; a matrix that is to be semidefinite has its rows and colum
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -98,7 +99,9 @@ def _solve(cvxpy: Any, problem: Any, solver: str) -> None:
         what = "a sum of convex terms is minimized, under conditions convex <= concave and affine == affine"
         raise Unsolved(f"the problem is not convex as it is written: {what}")
     try:
-        problem.solve(solver=solver.upper())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say is in the status
+            problem.solve(solver=solver.upper())
     except cvxpy.error.SolverError as error:
         raise Unsolved(f"the solver `{solver}` gave up: {error}") from None
     if problem.status not in ("optimal", "optimal_inaccurate"):
