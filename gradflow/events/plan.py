@@ -16,14 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradflow.graph.graph import Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language.source import NOWHERE, Span
-
-if TYPE_CHECKING:
-    from gradflow.plan.program import Program
 
 UNITS = ("time", "events")
 
@@ -180,25 +177,8 @@ def clock_results(number: int, kind: EventKind) -> list[str]:
     return [f"{name}/{number}" for name in (("rate",) if kind.clock == "poisson" else ("time", "at", "mine"))] + ends
 
 
-# ---- what a plan shows
-
-
-def clock_facts(program: Program, plan: EventPlan) -> list[dict[str, Any]] | None:
-    """For each kind of event: how often, and what crosses the network; None where rates depend on what only a run knows."""
-    from gradflow.passes.constants import compute, is_closed
-
-    found = dict(plan.constants.results)
-    facts = []
-    for number, kind in enumerate(plan.kinds):
-        entry: dict[str, Any] = {"place": kind.place, "clock": kind.clock, "rate": None}
-        if kind.clock == "poisson" and is_closed(found[f"rate/{number}"]):
-            entry["rate"] = float(compute(found[f"rate/{number}"])[0].sum())
-        facts.append(entry)
-    return facts
-
-
 def event_axis() -> Axis:
     return Axis("event", None)
 
 
-__all__ = ["EventKind", "EventPlan", "clock_facts", "document", "event_axis", "event_flows", "rewritten_events", "undocumented"]
+__all__ = ["EventKind", "EventPlan", "check_unit", "clock_results", "document", "event_axis", "event_flows", "rewritten_events", "undocumented"]

@@ -41,6 +41,7 @@ class ElaboratedFlow:
     span: Span
     notes: tuple[tuple[str, str, str, str], ...] = ()
     events: Any = None
+    stated: tuple[str, ...] = ()
 
 
 def no_objective(first: Any, span: Span, word: str) -> Mistake:
@@ -225,6 +226,7 @@ class FlowElaborator:
             self.span,
             self.notes(flow),
             flow.events.plan if flow.events is not None else None,
+            tuple(f"{asked}: {how}" for asked, how in flow.stated.items()),
         )
 
     def shown_loss(self) -> Any:

@@ -359,7 +359,7 @@ class PipelineElaborator:
     def update(self, flow: ElaboratedFlow, statement: s.Flow) -> p.Update:
         region = Region(flow.results, (), flow.name)
         rollout, region = split_rollout(self.e, region)
-        facts: dict[str, Any] = {"stages": flow.notes}
+        facts: dict[str, Any] = {"stages": flow.notes} | ({"stated": flow.stated} if flow.stated else {})
         if flow.topology is not None:
             facts["topology"] = partial(topology_facts, self.e, flow.topology)  # asked for by `plan`, not by `check`
             for plan in self.data.values():

@@ -148,6 +148,9 @@ def check_requirement(e: Elaborator, statement: s.Require, scope: Scope) -> None
     if isinstance(tree, s.Call) and isinstance(tree.callee, s.Name) and tree.callee.id in (*GRADIENT, *OBJECTIVE, *GRAPH, *UNCHECKED):
         _check_property(e, statement, tree, scope)
         return
+    if isinstance(tree, s.Name) and tree.id in GRAPH and not scope.local(tree.id)[0]:
+        _check_graph(e, statement, tree, scope, tree.id)
+        return
     if isinstance(tree, s.Compare) and isinstance(tree.operands[0], s.Name) and tree.operands[0].id in ("memory", "privacy"):
         return
     try:
@@ -180,8 +183,12 @@ def _unmet(e: Elaborator, statement: s.Require, span: Any, message: str, why: st
 
 def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope) -> None:
     name = tree.callee.id  # type: ignore[union-attr]
-    if name in OBJECTIVE or name in UNCHECKED:
+    if name in UNCHECKED:
         return
+    if name in OBJECTIVE:
+        from gradflow.analyses.convexity import check_objective
+
+        return check_objective(e, statement, tree, scope)
     frame = scope.frame
     stage = frame.stage if frame is not None else None
     if name in GRAPH:
@@ -222,7 +229,7 @@ def _text(tree: s.Call) -> str:
     return value.id if isinstance(value, s.Name) else "argument"
 
 
-def _check_graph(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope, name: str) -> None:
+def _check_graph(e: Elaborator, statement: s.Require, tree: s.Expr, scope: Scope, name: str) -> None:
     from gradflow.topologies.links import facts, stated
 
     frame = scope.frame
@@ -237,7 +244,7 @@ def _check_graph(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope
         )  # fmt: skip
 
 
-def topology_span(frame: Any, tree: s.Call) -> Any:
+def topology_span(frame: Any, tree: s.Expr) -> Any:
     return getattr(frame.flow, "span", None) or tree.span
 
 

@@ -105,6 +105,7 @@ class Flow:
     reports: dict[str, Any] = field(default_factory=dict)
     shown: dict[str, Node] = field(default_factory=dict)
     executed: Node | None = None
+    stated: dict[str, str] = field(default_factory=dict)  # what is asked of the objective, and how it is known
     events: Any = None  # of an exchange whose nodes act at events: see gradflow/events
     stage_notes: dict[str, tuple[Type, int]] = field(default_factory=dict)
     dirty: bool = False
