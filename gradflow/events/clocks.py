@@ -1,4 +1,4 @@
-"""Words of the language for events: what a clock is (`poisson`, `recorded`), and the exact flow of a linear system between ticks (`linear_ode`)."""
+"""Words of the language for events: what a clock is (`poisson`, `at_times`), and the exact flow of a linear system between ticks (`linear_ode`)."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def poisson(a: Arguments) -> Any:
 
 
 @builtin(
-    "recorded(time, at: nodes, where: condition)",
+    "at_times(time, at: nodes, where: condition)",
     "A clock that ticks as recorded: at the times [event], at a node (or the two ends of a link) [event, end], for the entries where it holds.",
     "events",
 )
-def recorded(a: Arguments) -> Any:
+def at_times(a: Arguments) -> Any:
     time = a.node(0)
     a.needed("at")
     places = a.e.tensor(a.option("at"))

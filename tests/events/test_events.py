@@ -175,7 +175,7 @@ def test_one_node_has_no_links() -> None:
 
 RECORDED = """
 exchange played(time: [event], at: int[event, end]) over connected {
-  on each node(i) ~ recorded(time, at: at) { param <- param - 0.5 * grad }
+  on each node(i) ~ at_times(time, at: at) { param <- param - 0.5 * grad }
 }
 pipeline p {
   input time : [event]
