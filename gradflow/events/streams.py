@@ -131,7 +131,8 @@ def recorded(records: Sequence[Record], nodes: int, links: Mapping[tuple[int, in
     parts, orders = [], []
     for kind, (record, width) in enumerate(zip(records, widths, strict=True)):
         time, mine = numpy.asarray(record.time, numpy.float64), numpy.asarray(record.mine, bool)
-        ends = numpy.asarray(record.ends, numpy.int64).reshape(len(time), -1)
+        ends = numpy.asarray(record.ends, numpy.int64)
+        ends = ends[:, None] if ends.ndim == 1 else ends
         if not numpy.isfinite(time).all() or (time < 0).any() or (numpy.diff(time) < 0).any():
             raise BadStream("the times of recorded events must be numbers, at least 0, that never go back")
         if len(mine) != len(time) or ends.shape[1] < width:

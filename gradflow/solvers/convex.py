@@ -102,8 +102,10 @@ def _solve(cvxpy: Any, problem: Any, solver: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say is in the status
             problem.solve(solver=solver.upper())
-    except cvxpy.error.SolverError as error:
-        raise Unsolved(f"the solver `{solver}` gave up: {error}") from None
+    except cvxpy.error.SolverError:
+        raise Unsolved(
+            f"the solver `{solver}` gave up: nothing may fulfil all of the conditions, or their numbers are of too different sizes"
+        ) from None
     if problem.status not in ("optimal", "optimal_inaccurate"):
         raise Unsolved(f"the problem has no solution: {SAID.get(problem.status, problem.status)}")
 
