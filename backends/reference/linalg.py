@@ -15,6 +15,8 @@ computation for each). The result's axes below are in that order; the node's typ
     pseudo_inverse   x                                         [.., row, col] entry (row i, col j) is x+ at (j, i): see below
     stationary       x                                         [.., row]      left Perron vector of a row-stochastic matrix, sum 1
     with_diagonal    x, d             -                        [.., row, col] d may lack axes, and has one of row and col at most
+    matrix_exponential x                                       [.., row, col] exp of a square matrix, by scaling and squaring
+    optimum          what is known   part, problem, solver     the type's    a part of the solution of a problem (gradflow/solvers)
     sylvester        q, a, b           -                        [row, col]     x with a x + x b + q = 0; a has row and one more axis, b col
     solve            a, b             -                        [.., col, rest of b]  a x = b, where b has the axis row
     solve_spd        a, b             -                        [.., col, rest of b]  the same for a symmetric and positive definite a
@@ -227,9 +229,22 @@ def sylvester(call: Call) -> Result:
     return solve_sylvester(left, right, -call.matrix), call.names
 
 
+def matrix_exponential(call: Call) -> Result:
+    from scipy.linalg import expm
+
+    x = call.matrix
+    return expm(x) if x.size else x, call.names
+
+
+def optimum(call: Call) -> Result:
+    from gradflow.solvers.convex import optimum as solved
+
+    return solved(call.option("problem"), call.option("solver"), call.option("part"), call.arrays), call.node.type.names
+
+
 LINALG: dict[str, Callable[[Call], Result]] = {
     "singular_vectors": singular_vectors, "svd": svd, "eigenvalues": eigenvalues, "eigenvectors": eigenvectors, "eigenvalue": eigenvalue,
     "spectral_norm": spectral_norm, "identity": identity, "pseudo_inverse": pseudo_inverse, "stationary": stationary,
-    "with_diagonal": with_diagonal, "sylvester": sylvester, "solve": solve, "solve_spd": solve_spd, "least_squares": least_squares,
-    "orthonormalize": orthonormalize,
+    "with_diagonal": with_diagonal, "sylvester": sylvester, "matrix_exponential": matrix_exponential, "optimum": optimum, "solve": solve,
+    "solve_spd": solve_spd, "least_squares": least_squares, "orthonormalize": orthonormalize,
 }  # fmt: skip

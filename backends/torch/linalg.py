@@ -126,6 +126,20 @@ def _sylvester(options: Options, q: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return -torch.linalg.solve(torch.kron(a.contiguous(), cols) + torch.kron(rows, b.mT.contiguous()), q.reshape(-1)).reshape(q.shape)
 
 
+def _matrix_exponential(options: Options, x: Tensor) -> Tensor:
+    """In float64 whatever the precision: what flows between events is exact, and a small matrix costs nothing."""
+    return torch.linalg.matrix_exp(x.double()).to(x.dtype)
+
+
+def _optimum(options: Options, *known: Tensor) -> Tensor:
+    """Part of the solution of a problem: numbers of a solver, so on the CPU and in float64."""
+    from gradflow.solvers.convex import optimum
+
+    arrays = tuple(one.detach().cpu().numpy() for one in known)
+    found = optimum(options["problem"], options["solver"], options["part"], arrays)
+    return torch.as_tensor(found, dtype=options["dtype"], device=known[0].device)
+
+
 # name: (function, axes of the result out of (lifted, row, col) and the node)
 LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] = {
     "eigenvalues": (_eigenvalues, lambda lifted, row, col, node: (*lifted, NEW)),
@@ -144,6 +158,8 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     ),
     "least_squares": (_system(lambda a, b: _pinv(a) @ b), lambda lifted, row, col, node: (*lifted, col, *_rest(node))),
     "orthonormalize": (_orthonormalize, lambda lifted, row, col, node: (*lifted, row, col)),
+    "matrix_exponential": (_matrix_exponential, lambda lifted, row, col, node: (*lifted, row, col)),
+    "optimum": (_optimum, lambda lifted, row, col, node: node.type.names),
 }
 
 
@@ -160,6 +176,10 @@ def emit_linalg(w: Writer, node: Node) -> str:
     name, options = node["name"], dict(node.get("options", ()))
     if name not in LINALG:
         raise ValueError(f"there is no linear algebra called `{name}` (from {node.span})")
+    if name == "optimum":
+        known = ", ".join(w.tensor(below) for below in node.inputs)
+        given = ", ".join(f"{key!r}: {w.constant(value, 'option')}" for key, value in options.items())
+        return f"linalg('optimum', {{{given}, 'dtype': real}}, {known})"
     first = node.inputs[0]
     texts = [w.tensor(first) if name == "identity" else w.tensor(first, "real")]
     *lifted, row, col = first.type.names if name != "identity" else node.type.names

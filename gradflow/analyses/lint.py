@@ -121,7 +121,7 @@ def _sees_inputs(definition: s.Definition) -> bool:
 
 
 def _reads(node: s.Node) -> Iterator[str]:
-    """Every name that is read below a node; what an assignment reads of its own target does not count."""
+    """Every name that is read below a node; what an assignment reads of its own target, its only one, does not count."""
     if isinstance(node, s.Name):
         yield node.id
     elif isinstance(node, s.AxisItem):
@@ -130,7 +130,7 @@ def _reads(node: s.Node) -> Iterator[str]:
         yield node.axis if isinstance(node, s.Cut) else node.name
     elif isinstance(node, s.Flow):
         yield from (target.name.split(".")[0] for target in node.targets)
-    own = {target.name for target in node.targets} if isinstance(node, s.Bind) and node.op == "<-" else set()
+    own = {node.targets[0].name} if isinstance(node, s.Bind) and node.op == "<-" and len(node.targets) == 1 else set()
     for child in s.children(node):
         yield from (name for name in _reads(child) if name not in own)
 

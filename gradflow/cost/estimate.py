@@ -97,7 +97,7 @@ def _phase(program: Program, trial: Trial, index: int, width: int) -> PhaseCost:
     for done in found.values():
         if done.kind == "rollout" and not done.steps:
             continue
-        messages = messages_of(flows[done.name], program, width) if done.name in flows else ()
+        messages = messages_of(flows[done.name], program, width, plan.phase.unit) if done.name in flows else ()
         times = _times(done, plan)
         actions.append(ActionCost(done.name, done.kind, times, Work(tuple(done.steps)), done.peak, done.activations, messages))
     return PhaseCost(plan.phase.count, plan.phase.unit, plan.updates, tuple(actions))

@@ -15,14 +15,18 @@ import re
 from collections.abc import Iterator
 
 from gradflow.cost.figures import Message
+from gradflow.events.traffic import sent_in_a_unit
 from gradflow.graph.graph import Node, ordered
 from gradflow.plan.program import Program, Update, asked_for
 
 INDEX_BYTES = 4
 
 
-def messages_of(update: Update, program: Program, width: int) -> tuple[Message, ...]:
-    """The messages of one update; `width`: bytes of a real number."""
+def messages_of(update: Update, program: Program, width: int, unit: str = "steps") -> tuple[Message, ...]:
+    """The messages of one update, or what events are expected to send in a unit of training; `width`: bytes of a real number."""
+    if update.events is not None:
+        sent = sent_in_a_unit(update.events, width, unit)
+        return () if sent is None else (Message("events at links", "link", *sent),)
     topology = update.topology
     if topology is None or not topology.nodes:
         return ()

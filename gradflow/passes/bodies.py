@@ -55,6 +55,7 @@ class Body:
         self.name = name
         self.objective = objective
         self.loss: Any = None
+        self.problem: Any = None  # of an objective that varies something: see gradflow/solvers
         self.returned: Any = None
         self.return_condition: Any = True
         self.reports: dict[str, Any] = {}
@@ -154,6 +155,16 @@ class Body:
     def do_minimize(self, statement: s.Minimize, scope: Scope) -> None:
         value = self.e.tensor(self.e.evaluate(statement.value, scope), statement.value)
         self.loss = value if self.loss is None else self.e.ops.elementwise("add", self.loss, value)
+
+    def do_vary(self, statement: s.Vary, scope: Scope) -> None:
+        from gradflow.solvers.words import vary
+
+        vary(self, statement, scope)
+
+    def do_subjectto(self, statement: s.SubjectTo, scope: Scope) -> None:
+        from gradflow.solvers.words import subject_to
+
+        subject_to(self, statement, scope)
 
     def do_reportas(self, statement: s.ReportAs, scope: Scope) -> None:
         self.reports[statement.name] = self.e.evaluate(statement.value, scope)
@@ -304,6 +315,8 @@ def idle_axes(e: Elaborator, scope: Scope) -> list[str]:
 
 def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[str, str], span: Any) -> Any:
     back = {inner: outer for outer, inner in renamed.items() if inner != outer}
+    if body.problem is not None:
+        return replace(body.problem, minimum=body.loss)
     if definition.kind == "objective":
         if body.loss is None:
             raise mistake(

@@ -27,6 +27,7 @@ from gradflow.topologies.edges import Rule
 
 SIDES = (12, 8, 6, 5)
 NODES = 4
+GRAPHS = ("node", "from", "to", "link")  # axes of the ring that stands in for a graph, which has as many links as nodes
 
 
 class _NoStandIn(Exception):
@@ -174,7 +175,7 @@ def _axes(e: Elaborator, axes: s.Axes, scope: Scope) -> tuple[tuple[Axis, ...], 
     found = []
     for item in axes.items:
         size = e.evaluate(item.size, scope) if item.size is not None else None
-        found.append(Axis(item.name, size if isinstance(size, int) else None))
+        found.append(Axis(item.name, size if isinstance(size, int) else NODES if item.name in GRAPHS else None))
     return tuple(found), Axis(axes.target) if axes.target is not None else None
 
 

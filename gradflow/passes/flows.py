@@ -41,6 +41,8 @@ class ElaboratedFlow:
     topology: v.Topology | None
     span: Span
     notes: tuple[tuple[str, str, str, str], ...] = ()
+    events: Any = None
+    stated: tuple[str, ...] = ()
 
 
 def no_objective(first: Any, span: Span, word: str) -> Mistake:
@@ -209,8 +211,10 @@ class FlowElaborator:
             results.append((f"state/{self.name}/{slot.key}", slot.write))
             states.append(StatePlan(slot.key, slot.write.type, slot.init if slot.init is not None else 0.0, slot.key.rsplit(".", 1)[0]))
         states += queries.count_queries(self.e, flow, self.chain, results)
+        if flow.events is not None:
+            states += [StatePlan(key, type_, init, key.rsplit(".", 1)[0]) for key, type_, init in flow.events.last_of(self.chain).states]
         if isinstance(self.chain[0], v.Live):
-            loss = self.e.ops.constant(self.shown_loss())
+            loss = self.e.ops.constant(self.shown_loss() if flow.events is None else self.loss(None, 0)[0])
             if loss.type.has("node"):
                 loss = self.e.ops.constant(
                     self.e.ops.elementwise("div", self.e.ops.reduce("sum", loss, ["node"]), self.e.ops.axis_size("node", loss))
@@ -233,6 +237,8 @@ class FlowElaborator:
             self.topology,
             self.span,
             self.notes(flow),
+            flow.events.plan if flow.events is not None else None,
+            tuple(f"{asked}: {how}" for asked, how in flow.stated.items()),
         )
 
     def shown_loss(self) -> Any:

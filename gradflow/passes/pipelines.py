@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from gradflow.events.plan import check_unit
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
@@ -29,7 +30,7 @@ from gradflow.plan import program as p
 from gradflow.topologies.facts import facts as topology_facts
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
-BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts")
+BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts", "events", "time")
 SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro"}
 
 
@@ -363,13 +364,14 @@ class PipelineElaborator:
     def update(self, flow: ElaboratedFlow, statement: s.Flow) -> p.Update:
         region = Region(flow.results, (), flow.name)
         rollout, region = split_rollout(self.e, region)
-        facts: dict[str, Any] = {"stages": flow.notes}
+        facts: dict[str, Any] = {"stages": flow.notes} | ({"stated": flow.stated} if flow.stated else {})
         if flow.topology is not None:
             facts["topology"] = partial(topology_facts, self.e, flow.topology)  # asked for by `plan`, not by `check`
             for plan in self.data.values():
                 if plan.spec.divide is not None and flow.topology.nodes is not None:
                     self.data[plan.name] = replace(plan, nodes=flow.topology.nodes)
-        return p.Update(flow.name, tuple(m.name for m in flow.models), region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts)
+        names = tuple(m.name for m in flow.models)
+        return p.Update(flow.name, names, region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts, flow.events)
 
     def train(self, statement: s.Train) -> None:
         unit = UNITS.get(statement.unit, statement.unit)
@@ -407,6 +409,7 @@ class PipelineElaborator:
                 self.statement(one, scope)
         with self.e.at():
             actions = self.flow_actions(inner, scope)
+        check_unit(unit, actions, statement.span)
         reports = tuple(self.periodic(one, scope) for one in periodic)
         final = self.reports(tuple(last), 0, unit, scope, statement.span) if last else None
         wanted = {"/".join((n["kind"], *n["path"])) for r in (*reports, final) if r is not None for n in r.region.sources()}
@@ -481,7 +484,7 @@ class PipelineElaborator:
 def stored(update: p.Update, wanted: set[str]) -> p.Update:
     """The update with the states that something depends on, `wanted` by reports included."""
     region = without_idle_states(update.region, wanted)
-    kept = {name for name, _ in region.results}
+    kept = {name for name, _ in region.results} | {f"state/{update.flow}/{plan.key}" for plan in update.states if update.events is not None}
     rollout = update.rollout
     if rollout is not None:
         used = {f"rollout/{source['path'][0]}" for source in region.sources() if source["kind"] == "rollout"}

@@ -149,6 +149,10 @@ def check_requirement(e: Elaborator, statement: s.Require, scope: Scope) -> None
     if isinstance(tree, s.Call) and isinstance(tree.callee, s.Name) and tree.callee.id in (*GRADIENT, *OBJECTIVE, *GRAPH, *UNCHECKED):
         _check_property(e, statement, tree, scope)
         return
+    if isinstance(tree, s.Name) and tree.id in GRAPH and not scope.local(tree.id)[0]:
+        from gradflow.topologies.needs import check_graph
+
+        return check_graph(e, statement, tree, scope, tree.id)
     if isinstance(tree, s.Compare) and isinstance(tree.operands[0], s.Name) and tree.operands[0].id in ("memory", "privacy"):
         return
     try:
@@ -194,8 +198,12 @@ def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Sc
 
     if name == "reversible":
         check_reversible(e, statement, tree, scope)
-    if name in OBJECTIVE or name in UNCHECKED:
+    if name in UNCHECKED:
         return
+    if name in OBJECTIVE:
+        from gradflow.analyses.convexity import check_objective
+
+        return check_objective(e, statement, tree, scope)
     frame = scope.frame
     stage = frame.stage if frame is not None else None
     if name in GRAPH:

@@ -44,6 +44,7 @@ class StageBody(Body):
         self.carries: list[tuple[tuple[Node, ...], s.Carry, Scope]] = []
         self.slots: dict[str, StateSlot] = {}
         self.calls = 0
+        self.ticks: list[s.On] = []
         scope.names.update(stage.bound)
         scope.names["#definition"] = stage.definition
         scope.axes.update({axis.name: axis for axis in (leaf.axes if leaf is not None else (bundle.axis,))})
@@ -202,6 +203,10 @@ class StageBody(Body):
     def change(self) -> Change:
         with self.e.at(flow=self.flow.name):
             self.run(self.stage.definition.body or ())
+            if self.ticks:
+                from gradflow.events.elaborate import event_change
+
+                return event_change(self)
         self.write_states()
         if self.returned is not None:
             return self.hand_on()
@@ -305,6 +310,12 @@ class StageBody(Body):
             self.flow.called.setdefault(self.path, {})[statement.name] = self.reports[statement.name]
 
     # ---- states
+
+    def do_on(self, statement: s.On, scope: Scope) -> None:
+        from gradflow.events.elaborate import check_block
+
+        check_block(self, statement)
+        self.ticks.append(statement)
 
     def do_state(self, statement: s.State, scope: Scope) -> None:
         if statement.storage is not None:

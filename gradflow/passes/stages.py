@@ -110,6 +110,8 @@ class Flow:
     shown: dict[str, Node] = field(default_factory=dict)
     executed: Node | None = None
     asked: dict[int, tuple[int, tuple[Node, ...]]] = field(default_factory=dict)  # values of the objective: how many, under which conditions
+    stated: dict[str, str] = field(default_factory=dict)  # what is asked of the objective, and how it is known
+    events: Any = None  # of an exchange whose nodes act at events: see gradflow/events
     stage_notes: dict[str, tuple[Type, int]] = field(default_factory=dict)
     dirty: bool = False
 

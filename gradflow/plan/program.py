@@ -150,6 +150,7 @@ class Update:
     sliced: tuple[str, ...] = ()
     span: Span = NOWHERE
     facts: Mapping[str, Any] = field(default_factory=dict)
+    events: Any = None  # gradflow.events.plan.EventPlan: the nodes act at events, and `region` only looks at them
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from gradflow.events.plan import undocumented
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.spec import ARITY, IllegalGraph, verify
 from gradflow.graph.types import Axis, Type
@@ -221,14 +222,15 @@ class Reader:
             return p.Assign(doc.model, self.outer(doc.region, f"param/{doc.model}"), self.span(doc.span))
         for name in doc.models:
             _known(name, models)
-        region = self.outer(doc.region, *(f"param/{name}" for name in doc.models), *(f"state/{doc.flow}/{state.key}" for state in doc.states))
+        own = [f"state/{doc.flow}/{state.key}" for state in doc.states] if doc.events is None else []
+        region = self.outer(doc.region, *(f"param/{name}" for name in doc.models), *own)
         states = tuple(p.StatePlan(s.key, _pick(self.types, s.type, "type"), s.init, s.stage) for s in doc.states)
         facts: dict[str, Any] = dict(doc.facts)
         if doc.topology is not None:
             facts["topology"] = _facts(doc.topology_facts)
         rollout = self.outer(doc.rollout) if doc.rollout is not None else None
-        topology = self._topology(doc.topology)
-        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts)
+        topology, events = self._topology(doc.topology), undocumented(doc.events, self, models)
+        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts, events)
 
     def _topology(self, doc: d.TopologyDoc | None) -> Any:
         if doc is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from gradflow.events.plan import rewritten_events
 from gradflow.graph.graph import Graph, Node, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.spec import verify
@@ -55,7 +56,7 @@ def rewritten(program: Program, rewrite: Rewrite) -> Program:
 
     def action(one: Any) -> Any:
         if isinstance(one, Update):
-            return replace(one, region=rewrite(one.region), rollout=optional(one.rollout))
+            return replace(one, region=rewrite(one.region), rollout=optional(one.rollout), events=rewritten_events(one.events, rewrite))
         return replace(one, region=rewrite(one.region)) if isinstance(one, Hold | Assign) else one
 
     def periodic(one: Periodic) -> Periodic:
@@ -81,6 +82,7 @@ def regions(program: Program) -> Iterator[tuple[str, Region]]:
                 if action.rollout is not None:
                     yield f"once a unit for {action.flow}{place}", action.rollout
                 yield f"flow {', '.join(action.models)} ({action.flow}){place}", action.region
+                yield from action.events.regions() if action.events is not None else ()
             elif not isinstance(action, Draw):
                 yield f"{f'assignment of {action.model}' if isinstance(action, Assign) else 'held values'}{place}", action.region
         for one in phase.periodic:

@@ -203,6 +203,27 @@ class AssignDoc(Doc):
     span: Index
 
 
+class EventKindDoc(Doc):
+    place: Literal["node", "link"]
+    clock: Literal["poisson", "recorded"]
+    body: RegionDoc
+    schedule: RegionDoc
+    span: Index
+
+
+class EventsDoc(Doc):
+    """`rows`: (name, type) of what a node keeps; `counters`: keys of states."""
+
+    nodes: Size
+    rows: tuple[tuple[str, Index], ...]
+    counters: tuple[str, str, str]
+    kinds: tuple[EventKindDoc, ...]
+    constants: RegionDoc
+    start: RegionDoc
+    settle: RegionDoc
+    settle_schedule: RegionDoc
+
+
 class UpdateDoc(Doc):
     kind: Literal["update"]
     flow: str
@@ -216,6 +237,7 @@ class UpdateDoc(Doc):
     span: Index
     facts: dict[str, Plain]
     topology_facts: FactsDoc | None
+    events: EventsDoc | None = None
 
 
 ActionDoc = Annotated[DrawDoc | HoldDoc | AssignDoc | UpdateDoc, Field(discriminator="kind")]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gradflow.events import plan as events
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.types import Type
 from gradflow.language.source import Span
@@ -179,6 +180,7 @@ class Writer:
             "rollout": self.optional(action.rollout), "states": states, "stages": action.stages,
             "topology": self.topology(action.topology), "sliced": action.sliced,
             "span": self.span(action.span), "facts": _table(facts, f"`{action.flow}`"), "topology_facts": shown,
+            "events": events.document(action.events, self),
         }  # fmt: skip
 
     def topology(self, topology: Any) -> dict[str, Any] | None:

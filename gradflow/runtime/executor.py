@@ -21,6 +21,7 @@ from torch import Tensor
 
 import gradflow
 from gradflow.analyses.arrows import known_of_gradient
+from gradflow.events.runner import EventRunner, check_data
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
 from gradflow.library.catalogue import MissingExtra
@@ -107,6 +108,8 @@ class Run:
         self.learnt = Learnt()
         self.held: dict[tuple[str, ...], Tensor] = {}
         self.taken: dict[str, dict[str, Tensor]] = {}
+        self.ticking: dict[str, EventRunner] = {}  # of the phase at hand, the flows whose nodes act at events
+        self.looked: dict[str, Tensor] = {}  # what their nodes hold at the moment of a report
         self.stopping = self._halted = False  # this process was asked to stop; all processes do
         self.save_every, self.resume = save_every, resume
         self.phase, self.closed = 0, False  # the phase at hand, and whether its last report was made
@@ -216,6 +219,7 @@ class Run:
                 raise RunFailed("dropout cannot be cut into micro-batches: every pass over a piece would drop others", plan.phase.span)
         for update in plan.flows:
             self.store.add_states(update)
+        self._tick(plan)
         if not within:
             for every in plan.periodic:
                 yield from self._report(plan, every.periodic, first=True)
@@ -226,7 +230,7 @@ class Run:
             if over:
                 yield from self._checkpoint(plans)
                 raise over
-            self.clocks.t += 1
+            self.clocks.t += plan.stride
             yield from self._unit(plan)
             asked = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
             overdue = self.save_every is not None and time.perf_counter() - self._saved_at >= self.save_every
@@ -237,6 +241,20 @@ class Run:
         if plan.phase.final is not None and not self.closed:
             yield from self._report(plan, plan.phase.final)
         self.closed = True
+
+    def _tick(self, plan: PhasePlan) -> None:
+        """The clocks of the flows whose nodes act at events, put to where the phase is."""
+        self.ticking = {}
+        for update in plan.flows:
+            if update.events is None:
+                continue
+            check_data(update, self.program)
+            read, unit = self._reader(update.flow, None, False), plan.phase.unit
+            runner = self.ticking[update.flow] = EventRunner(update, self.regions, self.store, read, self.clocks.seed, plan.index, unit)
+            if self.clocks.t:
+                runner.rewind(self.clocks.t, self.clocks.t == self.clocks.t_end)
+            elif not self.clocks.executed.get(update.flow):
+                runner.begin()
 
     def _unit(self, plan: PhasePlan) -> Iterator[Event]:
         began, tokens = time.perf_counter(), self.world.tokens
@@ -269,7 +287,7 @@ class Run:
         )  # fmt: skip
         for every in plan.due_after(clocks.t):
             yield from self._report(plan, every.periodic)
-        clocks.tick += 1
+        clocks.tick += plan.stride
 
     # ---- draws and updates
 
@@ -311,6 +329,10 @@ class Run:
     def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
         """One update of one flow, or one assignment to a model."""
         flow = action.flow if isinstance(action, Update) else ""
+        if flow in self.ticking:
+            self.clocks.executed[flow] = self.clocks.executed.get(flow, 0) + self.ticking[flow].advance(self.clocks.t) - 1
+            if self.clocks.t == self.clocks.t_end and self.ticking[flow].unit == "time":
+                self.ticking[flow].settle()
         lowered = self.regions.lowered(action.region, True, action.span)
         with self._dropout(flow):
             results = self.regions.run(lowered, self._reader(flow, cut, True), action.span)
@@ -342,6 +364,8 @@ class Run:
         def read(source: Node) -> Any:
             kind, path = source["kind"], source["path"]
             if kind in ("param", "state"):
+                if self.looked and "/".join((kind, *path)) in self.looked:
+                    return self.looked["/".join((kind, *path))]
                 return self.store.read(kind, path)
             if kind == "clock":
                 return self.clocks.read(path, updating)
@@ -380,8 +404,10 @@ class Run:
             for call in block.calls:
                 if call.id in used:
                     self.world.call(call, self.clocks.seed, self.clocks.tick)
+            self.looked = {name: value for one in self.ticking.values() if one.unit == "time" for name, value in one.settled().items()}
             results = self._run(region, block.span)
         finally:
+            self.looked = {}
             for module, mode in zip(modules, training, strict=True):
                 module.train(mode)
         values = {name: value.tolist() for name, value in results.items()}

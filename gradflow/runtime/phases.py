@@ -6,9 +6,11 @@ together. Most units have one group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradflow.events.plan import event_flows
 from gradflow.graph.graph import Region
 from gradflow.language.source import Span
 from gradflow.plan.program import Action, Assign, Draw, Hold, Periodic, Phase, Program, Update
@@ -19,6 +21,7 @@ from gradflow.runtime.regions import sources_of
 Changes = tuple[Update | Assign, ...]
 Group = Draw | Hold | Changes
 ONE_UPDATE = ("steps", "rounds")
+MOST_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class PhasePlan:
     groups: tuple[Group, ...]
     periodic: tuple[Every, ...]
     labels: dict[str, str]
+    stride: int = 1  # units that are done in one go: more than one where nodes act at events
 
     @property
     def flows(self) -> list[Update]:
@@ -80,7 +84,16 @@ def plan_phase(index: int, phase: Phase, steps: int | None, batches: Batches) ->
     count = phase.count if steps is None else steps
     periodic = tuple(_every(one, phase, updates, epoch) for one in phase.periodic)
     rows = batches.rows_per_update(sources)
-    return PhasePlan(index, phase, count, updates, minibatches, rows, _groups(phase.actions), periodic, _labels(phase))
+    stride = _stride(phase, count, periodic)
+    return PhasePlan(index, phase, count, updates, minibatches, rows, _groups(phase.actions), periodic, _labels(phase), stride)
+
+
+def _stride(phase: Phase, count: int, periodic: tuple[Every, ...]) -> int:
+    """Events are carried out many at a time: the most units, at most MOST_AT_ONCE, that no report or checkpoint falls into."""
+    if not event_flows(phase.actions):
+        return 1
+    together = math.gcd(count, *(every.units for every in periodic))
+    return next(size for size in range(min(together, MOST_AT_ONCE), 0, -1) if together % size == 0) if together else 1
 
 
 def _groups(actions: tuple[Action, ...]) -> tuple[Group, ...]:
@@ -125,5 +138,7 @@ def regions_of(program: Program) -> Iterator[tuple[Region, Span]]:
                 yield action.region, action.span
                 if isinstance(action, Update) and action.rollout is not None:
                     yield action.rollout, action.span
+                if isinstance(action, Update) and action.events is not None:
+                    yield from ((region, action.span) for _, region in action.events.regions())
         for block in (*phase.periodic, *((phase.final,) if phase.final is not None else ())):
             yield block.region, block.span

@@ -42,8 +42,8 @@ def _names(tree: s.Expr) -> list[str]:
     return [tree.id] if isinstance(tree, s.Name) else []
 
 
-def check_graph(e: Elaborator, statement: s.Require, tree: s.Call, scope: Scope, name: str) -> None:
-    """`require doubly_stochastic(graph.weights)` in the body of a stage."""
+def check_graph(e: Elaborator, statement: s.Require, tree: s.Expr, scope: Scope, name: str) -> None:
+    """`require doubly_stochastic(graph.weights)`, or `require connected`, in the body of a stage."""
     frame = scope.frame
     topology = frame.flow.topology if frame is not None and getattr(frame, "flow", None) is not None else None
     if topology is None or stated(topology, name):

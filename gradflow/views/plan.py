@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradflow.analyses.arrows import arrow_properties
+from gradflow.events.traffic import clock_facts, told
 from gradflow.graph.types import Axis, Type
 from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
 from gradflow.privacy.plan import rows as privacy_rows
@@ -122,6 +123,8 @@ def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
     return {
         "flow": action.flow, "trains": list(action.models), "parameters": sum(program.models[name].spec.size for name in action.models),
         "stages": stages, "loss": terms_of(loss) if loss is not None else [], "states": states, "state_bytes": sum(known),
+        "stated": list(action.facts.get("stated", ())),
+        "clocks": clock_facts(action.events, WIDTHS[precision]) if action.events is not None else [],
         "topology": _topology(action), "rollout": [name for name, _ in action.rollout.results] if action.rollout is not None else [],
         "operations": len(action.region.nodes()), "reports": [name.removeprefix("report/") for name in results if name.startswith("report/")],
     }  # fmt: skip
@@ -253,6 +256,8 @@ def _flow_parts(flow: Mapping[str, Any], width: int, pictures: bool) -> list[Ren
     facts = [("loss" if number == 0 else "", ("" if number == 0 else "+ ") + term) for number, term in enumerate(flow["loss"])]
     if topology is not None:
         facts.append(("graph", facts_line(topology)))
+    facts += [("objective" if number == 0 else "", line) for number, line in enumerate(flow["stated"])]
+    facts += [("clocks" if number == 0 else "", line) for number, line in enumerate(told(flow["clocks"]))]
     picture = [Text(line, style="dim") for line in drawing(topology, width - 4)] if pictures and is_drawn(topology) else []
     if flow["rollout"]:
         facts.append(("once", f"a unit, before mini-batches: {_count(len(flow['rollout']), 'value')}"))

@@ -319,6 +319,8 @@ def linear_algebra(m: Maker) -> Case:
     results |= {"spd": call("solve_spd", (spread.type.axes[1], A), spread, m.data("rhs", size[0], A))}
     results |= {"least": call("least_squares", (A, C), m.ops.transpose(x, ["b", "a"]), m.data("few", B, C))}
     results |= {"frame": call("orthonormalize", (A, B), x), "frames": call("orthonormalize", (C, A, B), lifted)}
+    cube = m.data("cube", C, *size, low=-0.5, high=0.5)
+    results |= {"flow": call("matrix_exponential", size, square), "flows": call("matrix_exponential", (size[1], C, size[0]), cube)}
     return m.region(**results)
 
 

@@ -484,12 +484,16 @@ def test_graph_matrices(ops: Operations) -> None:
     one = b[0, :, 0]
     got = value(linalg(ops, "solve", "lj", real(ops, "lij"), real(ops, "i", "b")), x=a, b=one)
     same(got, numpy.linalg.solve(a, one[None, :, None])[..., 0], 1e-9)
+    turn = numpy.array([[0.0, numpy.pi / 2], [-numpy.pi / 2, 0.0]])
+    got = value(linalg(ops, "matrix_exponential", "lij", real(ops, "lij")), x=numpy.stack([turn, 0 * turn]))
+    same(got, [[[0, 1], [-1, 0]], [[1, 0], [0, 1]]], 1e-12)
     with pytest.raises(EvaluationError, match="linalg"):
         value(linalg(ops, "solve", "j", real(ops, "ij"), real(ops, "i", "b")), x=numpy.zeros((2, 2)), b=[1.0, 2.0])
     with pytest.raises(EvaluationError, match="nonsense"):
         value(linalg(ops, "nonsense", "j", real(ops, "ij")), x=a[0])
     assert set(LINALG) == {"singular_vectors", "svd", "eigenvalues", "eigenvectors", "eigenvalue", "spectral_norm", "identity", "pseudo_inverse",
-                           "stationary", "with_diagonal", "sylvester", "solve", "solve_spd", "least_squares", "orthonormalize"}  # fmt: skip
+                           "stationary", "with_diagonal", "sylvester", "matrix_exponential", "optimum", "solve", "solve_spd", "least_squares",
+                           "orthonormalize"}  # fmt: skip
 
 
 # ---- models

@@ -21,6 +21,7 @@ PIPELINES = {
     "03_sa_srrw:karate": 108,
     "11_dct_lowrank:digits": 3,
     "11_dct_lowrank:digits_trion": 3,
+    "13_dadao:asynchronous": 3,
     "14_econtrol:compressed_digits": 3,
     "18_sapo:locks": 2,
     "18_sapo:arithmetic": 2,
