@@ -161,11 +161,17 @@ class EventRunner:
         """An event's region, ready to be called often: what no event changes is read once."""
         lowered = self.regions.lowered(kind.body, span=self.update.span)
         fixed = {
-            (source["kind"], *source["path"]): self.constants[f"const/{source['path'][0]}"] if source["kind"] == "const" else self.read(source)
-            for source in lowered.sources
-            if source["kind"] not in ("row", "event", "sched")
+            (source["kind"], *source["path"]): self.held(source) for source in lowered.sources if source["kind"] not in ("row", "event", "sched")
         }
         return lambda given: lowered.call(fixed | given)
+
+    def constant(self, source: Node) -> Any:
+        """What no event changes, of all nodes."""
+        return self.constants[f"const/{source['path'][0]}"] if source["kind"] == "const" else self.read(source)
+
+    def held(self, source: Node) -> Any:
+        """What no event changes, of the nodes of this process."""
+        return self.constant(source)
 
     def _prepared(self, schedule: Region, width: int, ends: numpy.ndarray, waits: numpy.ndarray) -> dict[Key, Tensor]:
         """What events of one kind take from times and places, for all of them at once: [event, ..] each."""
@@ -202,18 +208,23 @@ class EventRunner:
         lowered = self.regions.lowered(region, span=self.update.span)
 
         def read(source: Node) -> Any:
-            kind, path = source["kind"], source["path"]
-            if kind == "const":
-                return self.constants[f"const/{path[0]}"]
-            known = given.get((kind, *path))
-            return known if known is not None else self.read(source)
+            known = given.get((source["kind"], *source["path"]))
+            return known if known is not None else self.constant(source)
 
         return self.regions.run(lowered, read, self.update.span)
 
     # ---- what the nodes keep
 
     def _table(self) -> Tensor:
-        return torch.cat([self.store.place(column.name).reshape(self.plan.nodes, column.width) for column in self.columns], 1)
+        return torch.cat([self.store.place(column.name).reshape(self._nodes(), column.width) for column in self.columns], 1)
+
+    def _nodes(self) -> int:
+        """How many nodes this process holds."""
+        return self.plan.nodes
+
+    def _held(self, value: numpy.ndarray) -> numpy.ndarray:
+        """Of something that every node has, what the nodes of this process have."""
+        return value
 
     def _give_back(self, table: Tensor) -> None:
         for column in self.columns:
@@ -228,12 +239,14 @@ class EventRunner:
                 numbers = [number for number, kind in enumerate(self.plan.kinds) if kind.place == place]
                 buffer += int(numpy.isin(events.kind, numbers).sum())
         if last is not None:
-            last.copy_(torch.as_tensor(self.last))
+            last.copy_(torch.as_tensor(self._held(self.last)))
 
     def settled(self) -> dict[str, Tensor]:
         """What every node would hold if it looked now, by name; nothing is changed by looking."""
-        nodes = numpy.arange(self.plan.nodes)[:, None]
-        prepared = self._prepared(self.plan.settle_schedule, 1, nodes, (self.now - self.last)[:, None])
+        nodes = self._held(numpy.arange(self.plan.nodes))[:, None]
+        prepared = self._prepared(self.plan.settle_schedule, 1, nodes, self._held(self.now - self.last)[:, None])
+        prepared["event", "0"] = torch.arange(self._nodes(), device=self.store.device)
+        prepared |= {(source["kind"], *source["path"]): self.held(source) for source in self.plan.settle.sources() if source["kind"] == "const"}
         prepared |= {("row", "0", *column.name.split("/")): self.store.place(column.name) for column in self.columns}
         return {name.removeprefix("row/0/"): value.clone() for name, value in self._call(self.plan.settle, prepared).items()}
 

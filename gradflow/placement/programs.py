@@ -10,6 +10,7 @@ from dataclasses import replace
 from gradflow.graph.graph import Graph
 from gradflow.graph.operations import Operations
 from gradflow.passes.constants import is_closed
+from gradflow.placement.events import placed_events
 from gradflow.placement.partition import Placement, partition
 from gradflow.placement.sparse import Mixing, sparse_of, sparsely
 from gradflow.placement.spread import Spreader
@@ -63,17 +64,26 @@ def _fresh(program: Program) -> Graph:
     return Graph(count=max((node.id for node in all_nodes(program)), default=0))
 
 
+def _without_events(program: Program) -> Program:
+    def action(one: Action) -> Action:
+        return replace(one, events=None) if isinstance(one, Update) else one
+
+    return replace(program, phases=tuple(replace(phase, actions=tuple(map(action, phase.actions))) for phase in program.phases))
+
+
 def placed(program: Program, placement: Placement, exact: bool = False) -> Program:
     """The program of the placement's rank: what it computes, and what it keeps."""
     ops = Operations(_fresh(program))
     spreader = Spreader(ops, placement, exact, Mixing(ops))
-    program = rewritten(program, spreader.region)
+    events = {update.flow: update.events for update in _updates(program) if update.events is not None}
+    program = rewritten(_without_events(program), spreader.region)
 
     def action(one: Action) -> Action:
         if not isinstance(one, Update):
             return one
         states = tuple(replace(state, type=spreader.type(state.type)) for state in one.states)
-        return replace(one, states=states)
+        own = events.get(one.flow)
+        return replace(one, states=states, events=None if own is None else placed_events(own, spreader))
 
     models = {
         name: replace(plan, lifted=tuple(spreader.axis if spreader.ours(a) else a for a in plan.lifted)) for name, plan in program.models.items()

@@ -250,7 +250,7 @@ class Run:
                 continue
             check_data(update, self.program)
             read, unit = self._reader(update.flow, None, False), plan.phase.unit
-            runner = self.ticking[update.flow] = EventRunner(update, self.regions, self.store, read, self.clocks.seed, plan.index, unit)
+            runner = self.ticking[update.flow] = self.ranks.events(update, self.regions, self.store, read, self.clocks.seed, plan.index, unit)
             if self.clocks.t:
                 runner.rewind(self.clocks.t, self.clocks.t == self.clocks.t_end)
             elif not self.clocks.executed.get(update.flow):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from gradflow.plan.rewriting import regions
 
 if TYPE_CHECKING:
     from gradflow.backends.distributed import Communicator, Traffic
+    from gradflow.events.runner import EventRunner
 
 KEPT = ("param/", "state/", "held/")
 
@@ -57,6 +58,13 @@ class Ranks:
         result = placed(program, self.communicator.placement, exact)
         self.dims = _split(result, Axis(self.communicator.placement.axis, len(self.communicator.placement.own)))
         return result
+
+    def events(self, *given: Any) -> EventRunner:
+        """What carries out the events of a flow."""
+        from gradflow.events.ranked import RankedEvents
+        from gradflow.events.runner import EventRunner
+
+        return EventRunner(*given) if self.communicator is None else RankedEvents(self.communicator, *given)
 
     # ---- values
 

@@ -4,6 +4,7 @@ tried in a test. What torch.distributed does is tested with real processes, in t
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,11 @@ class Meeting:
     def __init__(self, count: int):
         self.barrier = threading.Barrier(count)
         self.values: list[Any] = [None] * count
+        self.boxes = {(one, other): queue.Queue() for one in range(count) for other in range(count)}
+
+    def swap(self, rank: int, peer: int, value: Any) -> Any:
+        self.boxes[rank, peer].put(value)
+        return self.boxes[peer, rank].get(timeout=60)
 
     def exchange(self, rank: int, value: Any) -> list[Any]:
         self.values[rank] = value
@@ -66,6 +72,9 @@ class ThreadCommunicator(Communicator):
     def halo(self, value: Tensor, route: Route, dim: int) -> Tensor:
         whole = self.gather(value, dim)
         return whole.index_select(dim, torch.tensor(route.wanted[self.rank]))
+
+    def swap(self, rows: Tensor, peer: int) -> Tensor:
+        return self.meeting.swap(self.rank, peer, rows.clone())
 
     def agree(self, *asked: bool) -> tuple[bool, ...]:
         return tuple(any(votes) for votes in zip(*self.meeting.exchange(self.rank, asked), strict=True))
