@@ -13,7 +13,8 @@ from tests.placement.threads import reports_on_ranks
 GOLDEN = Path(__file__).parent.parent / "golden"
 COMPONENTS = [
     "00-communication-baselines.allreduce_sgd", "00-communication-baselines.dsgd", "00-communication-baselines.gradient_tracking",
-    "00-communication-baselines.local_sgd", "00-communication-baselines.token_sgd", "14-econtrol.trajectory", "06-fzoos.rounds", "25-diff2.diff2_gd", "25-diff2.diff2_bvr", "13-dadao.trajectory", "03-sa-srrw.sa",
+    "00-communication-baselines.local_sgd", "00-communication-baselines.token_sgd", "03-sa-srrw.sa", "06-fzoos.rounds", "13-dadao.trajectory",
+    "14-econtrol.trajectory", "25-diff2.diff2_bvr", "25-diff2.diff2_gd",
 ]  # fmt: skip
 
 

@@ -38,11 +38,11 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in checkpoint.tensors.items() if not name.startswith("random/")}
 
 
-def same(one: Path, other: Path, exact: bool = False) -> None:
+def same(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     a, b = tensors(one), tensors(other)
     assert a.keys() == b.keys()
     for name, value in a.items():
-        torch.testing.assert_close(b[name], value, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(b[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_four_processes_compute_what_one_does(tmp_path: Path) -> None:
@@ -53,13 +53,25 @@ def test_four_processes_compute_what_one_does(tmp_path: Path) -> None:
     same(tmp_path / "runs/one", tmp_path / "runs/four")
 
 
+METHODS = {"03_sa_srrw": 20, "06_fzoos": 2, "13_dadao": 20, "25_diff2": 4}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_that_talk_do_the_same_on_four_processes(method: str, tmp_path: Path) -> None:
+    words = ["run", method, "--steps", str(METHODS[method]), "--quiet", "--precision", "float64"]
+    assert gradflow(tmp_path, *words, "--name", "one").returncode == 0
+    four = gradflow(tmp_path, *words, "--name", "four", "--nproc", "4")
+    assert four.returncode == 0, four.stderr
+    same(tmp_path / "runs/one", tmp_path / "runs/four", tolerance=1e-9)
+
+
 def test_deterministic_runs_have_the_same_bits_and_go_on_with_other_processes(tmp_path: Path) -> None:
     words = ["run", "14_econtrol:compressed_digits", "--quiet", "--deterministic"]
     assert gradflow(tmp_path, *words, "--steps", "12", "--name", "one").returncode == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "gradflow"]
     three = gradflow(tmp_path, *words, "--steps", "12", "--name", "three", module=torchrun)
     assert three.returncode == 0, three.stderr
-    same(tmp_path / "runs/one", tmp_path / "runs/three", exact=True)
+    same(tmp_path / "runs/one", tmp_path / "runs/three", tolerance=0)
 
 
 def test_a_run_is_resumed_with_another_number_of_processes(tmp_path: Path) -> None:
@@ -128,7 +140,7 @@ def test_elastic_runs_go_on_from_the_newest_checkpoint(tmp_path: Path) -> None:
     assert process.returncode == 0, said
     assert "goes on after" in said
     assert gradflow(tmp_path, *words, "--name", "whole").returncode == 0
-    same(tmp_path / "runs/whole", tmp_path / "runs/elastic-run", exact=True)
+    same(tmp_path / "runs/whole", tmp_path / "runs/elastic-run", tolerance=0)
 
 
 def test_what_cannot_be_spread_is_refused_before_anything_starts(tmp_path: Path) -> None:
