@@ -85,6 +85,7 @@ class Shadow(Run):
 
     store: ShadowStore
     batches: ShadowBatches
+    counting = False
 
     def __init__(self, program: Program, options: Options, ledger: Ledger):
         super().__init__(program, options)
