@@ -51,7 +51,11 @@ class Crossing:
 
     @property
     def entries(self) -> int:
-        return self.numbers if self.numbers is not None else math.prod(axis.size or 1 for axis in self.operand.type.axes if axis.name not in ("node", "from"))
+        return (
+            self.numbers
+            if self.numbers is not None
+            else math.prod(axis.size or 1 for axis in self.operand.type.axes if axis.name not in ("node", "from"))
+        )
 
     def dense(self, width: int) -> int:
         """Bytes of one node's share; `width`: bytes of a real number."""
@@ -243,9 +247,7 @@ def wire_of(gives: str) -> Wire:
         found = number(pattern)
         return None if found is None else int(found)
 
-    return Wire(
-        whole(r"sparse\(k: (\d+)"), number(r"(?<!_)\bbits\(b: ([\d.]+)"), whole(r"lowrank\((?:\w+: )?(\d+)"), whole(r"scalar\(n: (\d+)")
-    )
+    return Wire(whole(r"sparse\(k: (\d+)"), number(r"(?<!_)\bbits\(b: ([\d.]+)"), whole(r"lowrank\((?:\w+: )?(\d+)"), whole(r"scalar\(n: (\d+)"))
 
 
 def wire_for(update: Update) -> Wire:

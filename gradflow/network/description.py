@@ -151,7 +151,9 @@ def named() -> dict[str, dict[str, Any]]:
 
 
 def network_of(reference: str) -> Description:
-    """By name, or the path of a TOML file. Raises BadNetwork."""
+    """By name, the path of a TOML file, or what `text` wrote. Raises BadNetwork."""
+    if reference.startswith("{"):
+        return read(reference)
     if reference.endswith(".toml") or Path(reference).is_file():
         try:
             if Path(reference).stat().st_size > LARGEST:

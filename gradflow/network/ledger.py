@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy
 
-from gradflow.network.clock import Clock, started
+from gradflow.network.clock import Clock, Links, started
 from gradflow.network.counting import Counted
 from gradflow.network.description import BadNetwork, Description, read
 from gradflow.network.sendings import Sending, advanced, counted_sending, predicted_sending, rounds_of
@@ -32,7 +32,7 @@ class Ledger:
         sizes = {one.nodes for one in counted.values()}
         self.clock: Clock | None = None
         if network is not None:
-            self.clock = started(network.over(_only(sizes, network)))
+            self.clock = started(over(network, sizes))
         self.total = dict.fromkeys(SUMS, 0)
         self.by_node = numpy.zeros(max(sizes, default=0), dtype=numpy.int64)
         self.predicted: dict[str, int] | None = {"messages": 0, "bytes": 0}
@@ -46,12 +46,12 @@ class Ledger:
 
     def add(self, results: Mapping[str, Any]) -> None:
         """One update's results `sent/K/..`, as tensors or arrays."""
+        if not results or not self.counted:
+            return
         found: dict[int, dict[str, Any]] = {}
         for name, value in results.items():
             _, key, part = name.split("/")
             found.setdefault(int(key), {})[part] = value.tolist()
-        if not found:
-            return
         first = min(found)
         own = self.counted[first]
         sendings = [one for counter in own.counters if (one := counted_sending(counter, found[counter.key], self.width)) is not None]
@@ -123,11 +123,14 @@ def sending_of(counted: Mapping[int, Counted], width: int, network: str | None) 
         raise RunFailed(str(error)) from None
 
 
-def _only(sizes: set[int], network: Description) -> int:
+def over(network: Description, sizes: set[int]) -> Links:
+    """The network's links between the nodes of all topologies. Raises BadNetwork where these are none or of several sizes."""
     if len(sizes) != 1:
-        what = f"topologies of {', '.join(map(str, sorted(sizes)))} nodes; a clock runs for one number of nodes" if sizes else "no topology to run over"
+        what = (
+            f"topologies of {', '.join(map(str, sorted(sizes)))} nodes; a clock runs for one number of nodes" if sizes else "no topology to run over"
+        )
         raise BadNetwork(f"the network `{network.name}` cannot be used: the program has {what}")
-    return next(iter(sizes))
+    return network.over(next(iter(sizes)))
 
 
-__all__ = ["Ledger", "sending_of"]
+__all__ = ["Ledger", "over", "sending_of"]

@@ -16,7 +16,7 @@ from gradflow.analyses.arrows import arrow_properties
 from gradflow.graph.types import Axis, Type
 from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
 from gradflow.views.normalizers import terms_of
-from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, time_row, work_rows
+from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, network_time_rows, time_row, work_rows
 from gradflow.views.plan_export import export, mermaid
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _cost_parts(plan: Mapping[str, Any]) -> list[RenderableType]:
         for number, (phase, time) in enumerate(zip(cost["phases"], times, strict=True), 1):
             rows += [("", f"phase {number}")] if len(cost["phases"]) > 1 else []
             rows += work_rows(phase, time, cost["time"]["machine"] if "time" in cost else "")
-        rows += [*time_row(cost), *fusion_rows(cost, False), *(("note", note) for note in cost["notes"])]
+        rows += [*time_row(cost), *network_time_rows(cost), *fusion_rows(cost, False), *(("note", note) for note in cost["notes"])]
         parts += [Text(), Text("cost", style="bold"), Padding(_table(rows), (0, 0, 0, 2))]
     if plan.get("against"):
         head = ("", "predicted", "measured", "")
