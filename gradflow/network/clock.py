@@ -17,6 +17,7 @@ from typing import Any
 import numpy
 
 Times = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
+Size = float | Sequence[float] | numpy.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +60,14 @@ def computed(clock: Clock, gradients: int = 1, here: Any = None) -> Clock:
     return replace(clock, nodes=clock.nodes + (work if here is None else numpy.where(here, work, 0.0)))
 
 
-def gossiped(clock: Clock, heard: Any, size: float | Sequence[float]) -> Clock:
+def gossiped(clock: Clock, heard: Any, size: Size) -> Clock:
     """Every node sends a message to each of those that hear it, and goes on when it has all that it hears. `size`: bytes, or those of each sender."""
     heard = _between(heard)
     there = _arrivals(clock, heard, numpy.broadcast_to(numpy.asarray(size, dtype=float), clock.nodes.shape))
     return replace(clock, nodes=numpy.maximum(clock.nodes, there.max(1, initial=0.0)))
 
 
-def gathered(clock: Clock, center: int, up: float | Sequence[float], down: float | Sequence[float], here: Any = None) -> Clock:
+def gathered(clock: Clock, center: int, up: Size, down: Size, here: Any = None) -> Clock:
     """Every node (`here` [node]: these) sends to the center, which waits for all of them and then sends to each. The rest wait until the center
     has what it needs: they take part in the next round no earlier."""
     nodes = len(clock.nodes)

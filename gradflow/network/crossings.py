@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.passes.constants import is_closed
@@ -51,11 +52,9 @@ class Crossing:
 
     @property
     def entries(self) -> int:
-        return (
-            self.numbers
-            if self.numbers is not None
-            else math.prod(axis.size or 1 for axis in self.operand.type.axes if axis.name not in ("node", "from"))
-        )
+        if self.numbers is not None:
+            return self.numbers
+        return math.prod(axis.size or 1 for axis in self.operand.type.axes if axis.name not in ("node", "from"))
 
     def dense(self, width: int) -> int:
         """Bytes of one node's share; `width`: bytes of a real number."""
@@ -111,8 +110,23 @@ def _crossing(node: Node, guard: Guard, times: int, level: int, inside: bool) ->
         return Crossing("mix", "link", value, weights=weights, guard=guard, times=times, level=level, inside=inside)
     if node.op == "sum" and node["over"] == ("node",) and node.type.has("param"):
         value = node.inputs[0]
+        if is_closed(_taken(value, guard)):
+            return None  # every node knows it
         return Crossing("all-reduce", "gather", value, here=participants(value), guard=guard, times=times, level=level, inside=inside)
     return None
+
+
+def _taken(value: Node, guard: Guard) -> Node:
+    """The side of lazy choices that the value comes from under these conditions."""
+    outcomes = {condition.id: outcome for condition, outcome in guard}
+    while value.op in ("choose", "expand"):
+        if value.op == "expand":
+            (value,) = value.inputs
+        elif value.inputs[0].id in outcomes:
+            value = value.inputs[1 if outcomes[value.inputs[0].id] else 2]
+        else:
+            break
+    return value
 
 
 def _outside(crossing: Crossing, scan: Node) -> Crossing:
@@ -120,7 +134,7 @@ def _outside(crossing: Crossing, scan: Node) -> Crossing:
     assert scan.body is not None
     given = {parameter.id: value for parameter, value in zip(scan.body.parameters, scan.inputs, strict=True)}
     carried = {parameter.id for parameter in scan.body.parameters[: scan["carries"] + scan["sequences"]]}
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("weights", "here"):
         value = getattr(crossing, name)
         if value is not None and value.id in given and value.id not in carried:

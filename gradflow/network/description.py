@@ -30,10 +30,9 @@ def _quantity(units: Mapping[str, float], what: str, example: str, value: Any) -
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)(?:/s|ps)?\s*", value) if isinstance(value, str) else None
-    unit = found[2] if found else None
-    if found is None or unit not in units or found[1].count(".") > 1:
+    if found is None or found[2] not in units or not re.search("[0-9]", found[1]) or found[1].count(".") > 1:
         raise ValueError(f'must be {what}, a number or a text like "{example}", not {json.dumps(value, default=str)}')
-    return float(found[1]) * units[unit]
+    return float(found[1]) * units[found[2]]
 
 
 def _seconds(value: Any) -> float:
@@ -189,7 +188,9 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tuple[", "float"))))
     if first["type"] == "extra_forbidden":
-        owner = {"links": LinkDescription, "nodes": NodeDescription}.get(str(first["loc"][0]) if len(first["loc"]) > 1 else "", Description)
+        owner: type[BaseModel] = {"links": LinkDescription, "nodes": NodeDescription}.get(
+            str(first["loc"][0]) if len(first["loc"]) > 1 else "", Description
+        )
         known = [name for name in owner.model_fields if name != "name"]
         return f"there is no key `{key}`; keys here are {', '.join(known)}"
     if first["type"] == "missing":

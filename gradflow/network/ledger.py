@@ -126,10 +126,8 @@ def sending_of(counted: Mapping[int, Counted], width: int, network: str | None) 
 def over(network: Description, sizes: set[int]) -> Links:
     """The network's links between the nodes of all topologies. Raises BadNetwork where these are none or of several sizes."""
     if len(sizes) != 1:
-        what = (
-            f"topologies of {', '.join(map(str, sorted(sizes)))} nodes; a clock runs for one number of nodes" if sizes else "no topology to run over"
-        )
-        raise BadNetwork(f"the network `{network.name}` cannot be used: the program has {what}")
+        said = f"topologies of {', '.join(map(str, sorted(sizes)))} nodes, and a clock runs for one number" if sizes else "no topology to run over"
+        raise BadNetwork(f"the network `{network.name}` cannot be used: the program has {said}")
     return network.over(next(iter(sizes)))
 
 

@@ -112,8 +112,8 @@ def advanced(clock: c.Clock, sendings: Sequence[Sending], counted: Counted) -> c
 
 def _working(sendings: Sequence[Sending]) -> Any:
     """[node]: who does an update's work; None: all. Who has no share in any sum over the nodes does none."""
-    parts = [one.part for one in sendings]
-    return None if not parts or any(part is None for part in parts) else numpy.logical_or.reduce(parts)
+    parts = [one.part for one in sendings if one.part is not None]
+    return numpy.logical_or.reduce(parts) if parts and len(parts) == len(sendings) else None
 
 
 def _together(sendings: list[Sending]) -> list[Sending]:
