@@ -110,9 +110,10 @@ def _crossing(node: Node, guard: Guard, times: int, level: int, inside: bool) ->
         return Crossing("mix", "link", value, weights=weights, guard=guard, times=times, level=level, inside=inside)
     if node.op == "sum" and node["over"] == ("node",) and node.type.has("param"):
         value = node.inputs[0]
-        if is_closed(_taken(value, guard)):
-            return None  # every node knows it
-        return Crossing("all-reduce", "gather", value, here=participants(value), guard=guard, times=times, level=level, inside=inside)
+        found = Crossing("all-reduce", "gather", value, here=participants(value), guard=guard, times=times, level=level, inside=inside)
+        taken = _taken(value, guard)
+        begun = found.started and taken.op == "source" and taken["kind"] == "state"  # still the number that the state begins with
+        return None if begun or is_closed(taken) else found  # what every node knows is not sent
     return None
 
 
