@@ -1,6 +1,6 @@
 """How long methods take to reach a loss, in seconds of a described network: gossip over three topologies, local steps, compression, all-reduce.
 
-    python benchmarks/time_to_accuracy.py [--loss 0.5] [--rounds 600] [--rates 0.5,1,2,4]
+    python benchmarks/time_to_accuracy.py [--loss 0.5] [--rounds 600] [--rates 1,2,4,8,16]
 
 Sixteen nodes hold the digits by label, a softmax regression is trained from the same start. Every method runs once for each rate; what it sends
 is counted, and the clocks of `lan` and `wan` (gradflow/network/networks.toml) run beside it. The loss is that of the mean of the nodes' models on
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loss", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=600)
-    parser.add_argument("--rates", default="0.5,1,2,4")
+    parser.add_argument("--rates", default="1,2,4,8,16")
     options = parser.parse_args()
     print("| method | rate | rounds | sent | lan | wan |\n| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for method in METHODS:
