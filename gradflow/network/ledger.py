@@ -18,7 +18,7 @@ import numpy
 
 from gradflow.network.clock import Clock, Links, started
 from gradflow.network.counting import Counted
-from gradflow.network.description import BadNetwork, Description, read
+from gradflow.network.description import BadNetwork, Description, network_of
 from gradflow.network.sendings import Sending, advanced, counted_sending, predicted_sending, rounds_of
 
 SUMS = ("rounds", "messages", "bytes")
@@ -114,11 +114,11 @@ class Ledger:
 
 
 def sending_of(counted: Mapping[int, Counted], width: int, network: str | None) -> Ledger:
-    """`network`: a description's text. Raises RunFailed where it does not fit the program."""
+    """`network`: a description's text, a name, or a file. Raises RunFailed where it does not fit the program."""
     from gradflow.runtime.events import RunFailed
 
     try:
-        return Ledger(counted, width, read(network) if network is not None else None)
+        return Ledger(counted, width, network_of(network) if network is not None else None)
     except BadNetwork as error:
         raise RunFailed(str(error)) from None
 

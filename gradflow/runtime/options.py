@@ -14,7 +14,7 @@ class Options:
 
     `device`: a torch device, or auto; `steps`: the count of every phase; `precision`: float32, float64, bfloat16; `micro`: pieces that a
     batch is cut into; `optimize`: whether anything is simplified and fused; `deterministic`: only algorithms that give the same bits every time;
-    `network`: the text of a description (`network/description.py`) whose clock is shown beside the run's.
+    `network`: the name, the file or the text of a description (`network/description.py`) whose clock is shown beside the run's.
     """
 
     seed: int | None = None

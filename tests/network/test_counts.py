@@ -12,6 +12,7 @@ import torch
 from gradflow.network.counting import counted
 from gradflow.network.crossings import crossings_of, gradients_of
 from gradflow.network.description import network_of
+from gradflow.plan.artifact import decode, encode
 from gradflow.plan.program import Program, Update
 from gradflow.runtime.checkpoints import newest_checkpoint
 from gradflow.runtime.events import RunFinished, RunStopped, UnitDone
@@ -238,6 +239,12 @@ def test_crossings_in_a_loop_are_counted_as_often_as_it_goes_round() -> None:
     assert sum(crossing.times for crossing in found) == 30
     assert [unit["messages"] for unit in units] == [30 * 12] * 2 and total["rounds"] == 60
     assert total["predicted"]["messages"] == total["messages"]
+
+
+@pytest.mark.parametrize("graph", ["ring(5)", "exponential(5)", "one_peer_exponential(5)"])
+def test_an_artifact_counts_as_its_spec(graph: str) -> None:
+    one = program(graph, "gossip()")
+    assert run(decode(encode(one)), 2) == run(one, 2)
 
 
 def test_shares_of_other_widths() -> None:

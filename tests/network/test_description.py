@@ -144,6 +144,14 @@ def test_a_run_on_a_network_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Over the seconds of the network" in page(record) and "sent: 333 kB" in page(record)
 
 
+def test_sent_stands_beside_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "exchanges:gossip_on_digits", "--steps", "3", "--out", str(tmp_path), "--name", "a"]) == 0
+    capsys.readouterr()
+    assert main(["plan", "exchanges:gossip_on_digits", "--against", str(tmp_path / "a"), "--format", "json"]) == 0
+    (row,) = (row for row in json.loads(capsys.readouterr().out)["against"] if row["what"] == "bytes sent")
+    assert row["predicted"] == row["measured"] == 3 * 32 * 2600
+
+
 def test_a_run_without_a_network_counts_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "exchanges:gossip_on_digits", "--steps", "2", "--out", str(tmp_path), "--name", "a"]) == 0
     shown = capsys.readouterr().out
