@@ -188,9 +188,8 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tuple[", "float"))))
     if first["type"] == "extra_forbidden":
-        owner: type[BaseModel] = {"links": LinkDescription, "nodes": NodeDescription}.get(
-            str(first["loc"][0]) if len(first["loc"]) > 1 else "", Description
-        )
+        owners: dict[str, type[BaseModel]] = {"links": LinkDescription, "nodes": NodeDescription}
+        owner = owners.get(str(first["loc"][0]) if len(first["loc"]) > 1 else "", Description)
         known = [name for name in owner.model_fields if name != "name"]
         return f"there is no key `{key}`; keys here are {', '.join(known)}"
     if first["type"] == "missing":
