@@ -11,7 +11,7 @@ from gradflow.network.crossings import Crossing, Wire, crossings_of, shapes_of, 
 from gradflow.plan.program import Program, Update, asked_for
 
 
-def messages_of(update: Update, program: Program, width: int, started: bool = False) -> tuple[Message, ...]:
+def messages_of(update: Update, program: Program, width: int, *, started: bool = False) -> tuple[Message, ...]:
     """The messages of one update; `width`: bytes of a real number. `started`: those that only the first update sends besides."""
     facts = asked_for(update.facts.get("topology"))
     links = facts.links if facts is not None else None
@@ -31,7 +31,8 @@ def _message(crossing: Crossing, update: Update, wire: Wire, shapes: tuple[tuple
     if crossing.kind == "walk":
         return Message(crossing.what, "walk", 1, sent, sent)
     if crossing.kind == "gather":
-        others, whole = update.topology.nodes - 1, sent + crossing.dense(width)
+        facts = asked_for(update.facts.get("topology"))
+        others, whole = update.topology.nodes - (0 if getattr(facts, "hub", False) else 1), sent + crossing.dense(width)
         return Message(crossing.what, "gather", 2 * others * times, whole, others * whole * times)
     if links is None:
         return None  # they change from round to round

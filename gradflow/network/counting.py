@@ -25,7 +25,7 @@ from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis, Type
 from gradflow.network.crossings import Crossing, Wire, crossings_of, gradients_of, shapes_of, wire_for
 from gradflow.passes.constants import compute, is_closed
-from gradflow.plan.program import Program, Update
+from gradflow.plan.program import Program, Update, asked_for
 from gradflow.plan.rewriting import all_nodes
 
 Links = numpy.ndarray[Any, numpy.dtype[numpy.bool_]]
@@ -42,6 +42,7 @@ class Counter:
     nodes: int
     links: Links | None = None
     center: int = 0
+    hub: bool = False  # the center is no node
 
     def share(self, width: int, entries: Any = None) -> Any:
         """Bytes of a node's share, or of each node's where the entries of each were counted."""
@@ -89,7 +90,8 @@ def counters_of(update: Update, program: Program, first: int = 0) -> tuple[Count
     if not crossings:
         return ()
     wire, shapes, nodes, center = wire_for(update), shapes_of(update, program), update.topology.nodes, center_of(update.topology)
-    return tuple(Counter(first + place, one, wire, shapes, nodes, _links(one, update), center) for place, one in enumerate(crossings))
+    hub = bool(getattr(asked_for(update.facts.get("topology")), "hub", False))
+    return tuple(Counter(first + place, one, wire, shapes, nodes, _links(one, update), center, hub) for place, one in enumerate(crossings))
 
 
 def center_of(topology: Any) -> int:

@@ -69,7 +69,7 @@ class Crossing:
 def crossings_of(update: Update, program: Program) -> tuple[Crossing, ...]:
     """In the order in which they are computed."""
     topology = update.topology
-    if topology is None or not topology.nodes:
+    if topology is None or not topology.nodes or getattr(update, "events", None) is not None:
         return ()
     roots = [node for name, node in update.region.results if name.startswith(("param/", "state/"))]
     found = tuple(_found(roots))
@@ -108,7 +108,7 @@ def _crossing(node: Node, guard: Guard, times: int, level: int, inside: bool) ->
             return None
         value = value.inputs[0] if value.op == "rename" and value.inputs[0].type.has("node") else value
         return Crossing("mix", "link", value, weights=weights, guard=guard, times=times, level=level, inside=inside)
-    if node.op == "sum" and node["over"] == ("node",) and node.type.has("param"):
+    if node.op == "sum" and node["over"] == ("node",) and node.type.axes and not node.type.has("from"):
         value = node.inputs[0]
         found = Crossing("all-reduce", "gather", value, here=participants(value), guard=guard, times=times, level=level, inside=inside)
         taken = _taken(value, guard)

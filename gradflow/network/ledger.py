@@ -58,7 +58,7 @@ class Ledger:
         self._unit["rounds"] += rounds_of(sendings)
         for one in sendings:
             self._unit["messages"] += one.messages
-            self._unit["bytes"] += int(one.by_node.sum())
+            self._unit["bytes"] += one.bytes
             self._unit_by_node[: own.nodes] += one.by_node
         self._predict(own, first)
         if self.clock is not None:
@@ -73,7 +73,7 @@ class Ledger:
             return
         known: list[Sending] = [one for one in expected if one is not None]
         self.predicted["messages"] += sum(one.messages for one in known)
-        self.predicted["bytes"] += sum(int(one.by_node.sum()) for one in known)
+        self.predicted["bytes"] += sum(one.bytes for one in known)
 
     def unit(self) -> dict[str, Any]:
         """What was sent since the last call; nothing where no flow runs over a topology."""

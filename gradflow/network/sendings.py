@@ -6,7 +6,7 @@ Axes: node; [to, from] who hears whom.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -33,6 +33,13 @@ class Sending:
     here: Links | None = None
     part: Links | None = None
     way: tuple[int, int] = (0, 0)
+    hub: bool = False  # the center is no node; its clock runs at the place of `center`
+
+    @property
+    def bytes(self) -> int:
+        """All that is sent."""
+        outside = self.times * self.back * int(self.here.sum()) if self.hub and self.here is not None else 0
+        return int(self.by_node.sum()) + outside
 
     @property
     def by_node(self) -> Bytes:
@@ -42,7 +49,8 @@ class Sending:
         found = numpy.zeros_like(self.size)
         if self.here is not None:
             found[self.here] = self.size[self.here]
-            found[self.center] = self.back * self.here.sum()
+            if not self.hub:
+                found[self.center] = self.back * self.here.sum()
         elif self.way[0] != self.way[1]:
             found[self.way[0]] = self.size[self.way[0]]
         return self.times * found
@@ -79,9 +87,9 @@ def _sending(counter: Counter, share: Any, width: int, links: Links | None, here
     if crossing.kind == "walk":
         return Sending("walk", crossing.level, crossing.times, size, way=way)
     part = None if here is None else numpy.array(here, dtype=bool)
-    others = numpy.arange(counter.nodes) != counter.center
+    others = (numpy.arange(counter.nodes) != counter.center) | counter.hub
     here = others if part is None else others & part
-    return Sending("gather", crossing.level, crossing.times, size, crossing.dense(width), counter.center, here=here, part=part)
+    return Sending("gather", crossing.level, crossing.times, size, crossing.dense(width), counter.center, here=here, part=part, hub=counter.hub)
 
 
 def rounds_of(sendings: Sequence[Sending]) -> int:
@@ -122,9 +130,7 @@ def _together(sendings: list[Sending]) -> list[Sending]:
     for one in sendings:
         for place, other in enumerate(found):
             if (one.kind, one.center, one.times) == (other.kind, other.center, other.times) and _same(one, other):
-                found[place] = Sending(
-                    one.kind, one.level, one.times, one.size + other.size, one.back + other.back, one.center, one.heard, one.here, one.part
-                )  # fmt: skip
+                found[place] = replace(one, size=one.size + other.size, back=one.back + other.back)
                 break
         else:
             found.append(one)
