@@ -92,9 +92,9 @@ def sources(program: Program, optimize: bool) -> Iterator[str]:
     from gradflow.backends.torch import lower
     from gradflow.runtime.executor import Options, Run
 
-    one = Run(program, Options())
+    one = Run(program, Options(optimize=optimize))
     next(one.events())
-    for title, region in regions(program):
+    for title, region in regions(one.program):
         lowered = lower(region, one.store.runners, donate=title.startswith("flow "), optimize=optimize)
         notes = [f"# {'one kernel' if note.fused else 'not fused'}: {note.what}: {note.reason}" for note in lowered.fusion]
         yield "\n".join([f"# {title}", *notes, lowered.source.rstrip()])

@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
     parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument("--machine", default="here", metavar="NAME|FILE", help="where it would run: here (measured), laptop, h100, or a .toml file")
+    parser.add_argument("--network", metavar="NAME|FILE", help="how long a round takes on a described network: lan, wan, or a .toml file")
     parser.add_argument("--against", type=Path, metavar="RUN", help="beside what the run in this folder measured")
     parser.add_argument("--no-cost", dest="cost", action="store_false", help="leave out what it needs; torch is then not loaded")
 
@@ -36,12 +37,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if not options.cost and options.against is not None:
         raise UsageError("--against compares the cost, and --no-cost leaves it out")
+    if not options.cost and options.network is not None:
+        raise UsageError("--network is about the cost, and --no-cost leaves it out")
     program = program_of(options.file, options.overrides, within_limits=False)
     if program is None:
         return ERRORS
     from gradflow.views.plan import render, summary
 
-    found = costed(program, machine_of(options.machine), options.against) if options.cost and options.format != "mermaid" else (None, [], [])
+    found = (
+        costed(program, machine_of(options.machine), options.against, options.network)
+        if options.cost and options.format != "mermaid"
+        else (None, [], [])
+    )
     cost, against, broken = found
     if options.format == "json":
         print(json.dumps(summary(program, cost, against), indent=2, ensure_ascii=False))
@@ -60,7 +67,9 @@ def machine_of(reference: str) -> Machine:
         raise UsageError(str(error)) from None
 
 
-def costed(program: Program, machine: Machine, run: Path | None = None) -> tuple[dict[str, Any], list[dict[str, Any]], list[Diagnostic]]:
+def costed(
+    program: Program, machine: Machine, run: Path | None = None, network: str | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Diagnostic]]:
     """The record of the cost, what a run measured beside it, and the limits that are broken. Raises UsageError for a folder without a run."""
     from gradflow.cost.estimate import estimate, precision_of
     from gradflow.cost.figures import as_record
@@ -76,7 +85,21 @@ def costed(program: Program, machine: Machine, run: Path | None = None) -> tuple
     cost = estimate(program, machine.accelerator, ran.get("precision"), ran.get("micro"))
     precision = ran.get("precision") or precision_of(program)
     record = as_record(cost, times_of(cost, machine, precision) if cost.complete else None)
+    if network is not None:
+        record["network"] = on_network(program, network, precision, [phase.updates for phase in cost.phases] or [1] * len(program.phases))
     return record, compared(found, record) if found is not None else [], broken(program, cost, machine.accelerator)
+
+
+def on_network(program: Program, network: str, precision: str, updates: list[int]) -> dict[str, Any]:
+    """What a round takes on a described network. Raises UsageError."""
+    from gradflow.cost.estimate import WIDTHS
+    from gradflow.network.description import BadNetwork, network_of
+    from gradflow.network.prediction import predicted_times
+
+    try:
+        return predicted_times(program, network_of(network), WIDTHS[precision], updates)
+    except BadNetwork as error:
+        raise UsageError(str(error)) from None
 
 
 def told(diagnostics: Sequence[Diagnostic], program: Program) -> int:

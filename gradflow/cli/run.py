@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gradflow.runtime.ranks import Ranks
     from gradflow.runtime.resume import Kept
 
-HOW = ("seed", "steps", "device", "backend", "precision", "micro", "compile", "deterministic")
+HOW = ("seed", "steps", "device", "backend", "precision", "micro", "compile", "deterministic", "network")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_const", const=True, help="kernels under torch.compile")
     parser.add_argument("--deterministic", action="store_const", const=True, help="only algorithms that give the same bits every time")
     parser.add_argument("--passes", choices=("all", "none"), help="which optimizations to make (default: all)")
+    parser.add_argument("--network", metavar="NAME|FILE", help="how late it would be on a described network: lan, wan, or a .toml file")
     parser.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     parser.add_argument("--quiet", action="store_true", help="show nothing while it runs")
     parser.add_argument("--show", action="append", metavar="NAME", help="show this metric only; may be said several times")
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     program = built(options.file, options.overrides, options.allow_python)
     if program is None:
         return ERRORS
+    fitting_network(program, options.network)
     return launched(options, program) if options.nproc is not None else begin(program, options)
 
 
@@ -105,6 +107,30 @@ def _check(options: argparse.Namespace) -> None:
     for name in options.log:
         if name not in NAMES:
             raise UsageError(f"there is no logger `{name}`; there are: {', '.join(NAMES)}")
+    if options.network is not None:
+        options.network = network_text(options.network)
+
+
+def network_text(reference: str) -> str:
+    """What a run keeps of a network. Raises UsageError."""
+    from gradflow.network.description import BadNetwork, network_of
+
+    try:
+        return network_of(reference).text()
+    except BadNetwork as error:
+        raise UsageError(str(error)) from None
+
+
+def fitting_network(program: Program, text: str | None) -> None:
+    """Raises UsageError for a network that speaks of nodes that the program does not have."""
+    from gradflow.network.description import BadNetwork, read
+    from gradflow.network.prediction import links_of
+
+    try:
+        if text is not None:
+            links_of(program, read(text))
+    except BadNetwork as error:
+        raise UsageError(str(error)) from None
 
 
 def built(file: str, overrides: list[str], allow_python: bool) -> Program | None:

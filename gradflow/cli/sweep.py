@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from gradflow.runtime.sweep import Cell
 
 PROCESS = 400_000_000  # bytes of Python and its libraries
-FLAGS = {"steps": "--steps", "device": "--device", "backend": "--backend", "precision": "--precision", "micro": "--micro", "passes": "--passes"}
+FLAGS = {
+    "steps": "--steps", "device": "--device", "backend": "--backend", "precision": "--precision", "micro": "--micro", "passes": "--passes",
+    "network": "--network",
+}  # fmt: skip
 SWITCHES = {"compile": "--compile", "deterministic": "--deterministic", "allow_python": "--allow-python"}
 
 

@@ -1,7 +1,7 @@
 """What a run measured, read from its folder: time a unit, time in all, peak memory where the run wrote it down. Beside it the prediction.
 
     metrics.jsonl   events `unit_done` with `phase`, `seconds`; the median of a phase counts, its first unit left out where there are more
-    summary.json    `peak_bytes`, if the run measured its memory
+    summary.json    `peak_bytes`, if the run measured its memory; `sent`, what it sent over a topology
     parameters.json `options`: the precision and the micro-batches that it ran with
 
 What is missing or broken is left out: a folder may come from another version, or from a run that was cut off.
@@ -23,7 +23,8 @@ class NoRun(Exception):
 
 
 def measurements(folder: Path) -> dict[str, Any]:
-    """`unit_seconds` and `units` by number of phase, `seconds` of all units, `options`, and `peak_bytes` if it is there. Raises NoRun."""
+    """`unit_seconds` and `units` by number of phase, `seconds` of all units, `options`, and what is there of `peak_bytes` and `bytes_sent`.
+    Raises NoRun."""
     metrics = folder / "metrics.jsonl"
     if not metrics.is_file():
         raise NoRun(f"`{folder}` is no run folder: it holds no metrics.jsonl")
@@ -35,6 +36,9 @@ def measurements(folder: Path) -> dict[str, Any]:
         found |= _peak(record)
     summary = _document(folder / "summary.json")
     found |= _peak(summary)
+    sent = summary.get("sent")
+    if isinstance(sent, dict) and _is_number(sent.get("bytes")):
+        found["bytes_sent"] = float(sent["bytes"])
     found["unit_seconds"] = {phase: median(times[1:] or times) for phase, times in by_phase.items()}
     found["units"] = {phase: len(times) for phase, times in by_phase.items()}
     found["seconds"] = sum(map(sum, by_phase.values()))
@@ -47,6 +51,9 @@ def compared(found: Mapping[str, Any], cost: Mapping[str, Any]) -> list[dict[str
     rows = []
     if "peak_bytes" in found:
         rows.append({"what": "peak memory", "unit": "bytes", "predicted": cost["peak"], "measured": found["peak_bytes"]})
+    if "bytes_sent" in found:
+        sent = sum(found["units"].get(number, 0) * phase["a_unit"]["bytes_sent"] for number, phase in enumerate(cost["phases"]))
+        rows.append({"what": "bytes sent", "unit": "bytes", "predicted": sent, "measured": found["bytes_sent"]})
     if "time" in cost:
         for number, (phase, times) in enumerate(zip(cost["phases"], cost["time"]["phases"], strict=True)):
             if number in found["unit_seconds"]:

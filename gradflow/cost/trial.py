@@ -23,6 +23,7 @@ from gradflow.cost.figures import Step
 from gradflow.cost.ledger import Ledger
 from gradflow.graph.graph import Region
 from gradflow.library.catalogue import DataSpec, catalogue
+from gradflow.network.ledger import Ledger as Sent
 from gradflow.plan.program import DataPlan, Periodic, Program, Update, WorldCall
 from gradflow.runtime.batches import Batches, Path
 from gradflow.runtime.executor import Options, Run
@@ -88,6 +89,7 @@ class Shadow(Run):
 
     def __init__(self, program: Program, options: Options, ledger: Ledger):
         super().__init__(program, options)
+        self.sending = Sent({}, 0)  # what is counted has no value here
         self.ledger, self.done, self.notes = ledger, list[Done](), list[str]()
         self.true_plans: list[PhasePlan] = []
         self.fusion: list[tuple[str, bool, str, str]] = []

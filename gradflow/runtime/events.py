@@ -47,7 +47,8 @@ class RunStarted:
 @dataclass(frozen=True)
 class UnitDone:
     """One unit of `train`. `tick` counts units over the run from 0, `t` inside the phase from 1; `loss` and `metrics` are means over the
-    unit's updates; `rate` is in `rate_unit` a second."""
+    unit's updates; `rate` is in `rate_unit` a second. `sent`: what crossed the network in this unit (`network/ledger.py`; nothing without a
+    topology), and in `seconds` what the clock of a described network shows after it."""
 
     tick: int
     phase: int
@@ -59,11 +60,13 @@ class UnitDone:
     seconds: float
     rate: float | None = None
     rate_unit: str = ""
+    sent: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The values of one `every` block, `t` being 0 before the first unit; or (`final`) what is reported once at the end of the phase."""
+    """The values of one `every` block, `t` being 0 before the first unit; or (`final`) what is reported once at the end of the phase.
+    `network_seconds`: what the clock of a described network shows."""
 
     tick: int
     phase: int
@@ -71,6 +74,7 @@ class Report:
     unit: str
     values: Mapping[str, Value]
     final: bool = False
+    network_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,24 @@ class RunResumed:
 
 @dataclass(frozen=True)
 class RunStopped:
-    """The run was asked to stop, and did after a whole unit, or (`whole` false) in the middle of one."""
+    """The run was asked to stop, and did after a whole unit, or (`whole` false) in the middle of one. `sent` as in `RunFinished`."""
 
     tick: int
     whole: bool
     seconds: float
+    sent: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RunFinished:
-    """`learnt`: of every report its first and its last value; `privacy`: what private data cost, an epsilon at a delta."""
+    """`learnt`: of every report its first and its last value; `privacy`: what private data cost, an epsilon at a delta; `sent`: all that crossed
+    the network, beside what the plan said of it."""
 
     units: int
     seconds: float
     learnt: Mapping[str, tuple[Value, Value]]
     privacy: Mapping[str, float] = field(default_factory=dict)
+    sent: Mapping[str, Any] = field(default_factory=dict)
 
 
 Event = RunStarted | UnitDone | Report | CheckpointWritten | RunResumed | RunStopped | RunFinished

@@ -25,6 +25,8 @@ from gradflow.events.runner import EventRunner, check_data
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
 from gradflow.library.catalogue import MissingExtra
+from gradflow.network.counting import counted
+from gradflow.network.ledger import sending_of
 from gradflow.placement.programs import sparse
 from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
@@ -75,6 +77,8 @@ class Run:
     have gone by since the last one. `resume`: one to go on from, bit for bit. `ranks`: the other processes of the run.
     """
 
+    counting = True  # what crosses the network
+
     def __init__(
         self,
         program: Program,
@@ -88,6 +92,7 @@ class Run:
         self.original = program
         self.guard: Guard | None = None
         self.ranks = ranks or Ranks()
+        program, sent = counted(program) if self.counting else (program, {})
         program = optimized(program) if options.optimize and options.backend != "reference" else program
         program = self.ranks.place(program, options.deterministic)
         self.program = program = sparse(program) if options.optimize and options.backend != "reference" and self.ranks.count == 1 else program
@@ -99,6 +104,7 @@ class Run:
         self.precision = default if options.backend == "reference" else options.precision or settings.get("precision", default)
         self.seed = options.seed if options.seed is not None else settings.get("seed", 0)
         real = PRECISIONS[self.precision]
+        self.sending = sending_of(sent, real.itemsize, options.network)
         self.store = Store(self.device, real)
         self.batches = Batches(self.program, self.device, real, self.ranks.own)
         self.world = World(self.program, self.store, self.batches)
@@ -157,16 +163,16 @@ class Run:
                     yield from self._phase(plan, plans)
                     if self.halted and (plan is not plans[-1] or self.clocks.t < plan.count):
                         yield from self._checkpoint(plans)
-                        yield RunStopped(self.clocks.tick, True, self._elapsed())
+                        yield RunStopped(self.clocks.tick, True, self._elapsed(), self.sending.totals())
                         return
                 yield from self._checkpoint(plans)
             except MissingExtra as error:
                 raise RunFailed(str(error)) from None
             except KeyboardInterrupt:
-                yield RunStopped(self.clocks.tick, False, self._elapsed())
+                yield RunStopped(self.clocks.tick, False, self._elapsed(), self.sending.totals())
                 return
             spent: Mapping[str, float] = self.guard.spent(self.clocks.executed) if self.guard is not None else {}
-            yield RunFinished(self.clocks.tick, self._elapsed(), dict(self.learnt.values), spent)
+            yield RunFinished(self.clocks.tick, self._elapsed(), dict(self.learnt.values), spent, self.sending.totals())
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._began
@@ -283,7 +289,7 @@ class Run:
             metrics |= self.guard.metrics(clocks.executed, clocks.tick, self.units)
         yield UnitDone(
             clocks.tick, plan.index, clocks.t, clocks.t_end, plan.phase.unit, loss, metrics, seconds,
-            amount / seconds if amount else None, what if amount else "",
+            amount / seconds if amount else None, what if amount else "", self.sending.unit(),
         )  # fmt: skip
         for every in plan.due_after(clocks.t):
             yield from self._report(plan, every.periodic)
@@ -345,6 +351,7 @@ class Run:
         if executed:
             self.clocks.executed[flow] = self.clocks.executed.get(flow, 0) + 1
             self.watch.check(action, self.clocks.executed[flow], loss, kept)
+            self.sending.add({name: value for name, value in results.items() if name.startswith("sent/")})
         self.store.write(kept)
         self.held |= {tuple(name.split("/")[1:]): value.clone() for name, value in results.items() if name.startswith("held/")}
         tally.add(flow, loss, {name: value for name, value in results.items() if name.startswith("report/")})
@@ -412,7 +419,7 @@ class Run:
                 module.train(mode)
         values = {name: value.tolist() for name, value in results.items()}
         self.learnt.add(values)
-        yield Report(self.clocks.tick, plan.index, self.clocks.t, plan.phase.unit, values, block is plan.phase.final)
+        yield Report(self.clocks.tick, plan.index, self.clocks.t, plan.phase.unit, values, block is plan.phase.final, self.sending.seconds)
 
     def _known(self, region: Region) -> Region:
         """The reports that do not wait for something to be drawn."""

@@ -75,6 +75,7 @@ def numbers_of(event: Event) -> tuple[int, dict[str, float]]:
         found = {f"train/{name}": value for name, value in event.metrics.items()}
         found |= {} if event.loss is None else {"train/loss": event.loss}
         found |= {"speed/seconds": event.seconds} | ({f"speed/{event.rate_unit}": event.rate} if event.rate is not None else {})
+        found |= {f"network/{name}": value for name, value in event.sent.items()}
     elif isinstance(event, Report):
         tick, found = event.tick + (0 if event.t == 0 or event.final else 1), {f"report/{name}": value for name, value in event.values.items()}
     elif isinstance(event, RunFinished):

@@ -13,7 +13,8 @@ class Options:
     """How to run, where the spec does not say or is overruled; None leaves it to the `train` line.
 
     `device`: a torch device, or auto; `steps`: the count of every phase; `precision`: float32, float64, bfloat16; `micro`: pieces that a
-    batch is cut into; `optimize`: whether anything is simplified and fused; `deterministic`: only algorithms that give the same bits every time.
+    batch is cut into; `optimize`: whether anything is simplified and fused; `deterministic`: only algorithms that give the same bits every time;
+    `network`: the name, the file or the text of a description (`network/description.py`) whose clock is shown beside the run's.
     """
 
     seed: int | None = None
@@ -25,6 +26,7 @@ class Options:
     micro: int | None = None
     deterministic: bool = False
     optimize: bool = True
+    network: str | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

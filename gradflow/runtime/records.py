@@ -27,7 +27,8 @@ LARGEST = 1 << 26
 class RunRecord:
     """`state`: finished, interrupted, failed, running, died (its process is gone and said nothing), or empty (it never began).
 
-    `units` of `total` are done; `series`: of each metric and report its (tick, value) pairs, `reports` names those of reports.
+    `units` of `total` are done; `series`: of each metric and report its (tick, value) pairs, `reports` names those of reports;
+    `timed`: of each report its (seconds of a described network, value) pairs; `sent`: all that the run sent over a topology.
     """
 
     path: Path
@@ -44,6 +45,8 @@ class RunRecord:
     last: dict[str, Any] = field(default_factory=dict)
     reports: set[str] = field(default_factory=set)
     checkpoints: list[int] = field(default_factory=list)
+    timed: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
+    sent: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -107,12 +110,16 @@ def _take(found: RunRecord, kind: str, record: Mapping[str, Any]) -> None:
         values = _table(record.get("values"))
         tick += record.get("t") != 0 and not record.get("final")
         found.reports |= values.keys()
+        if isinstance(record.get("network_seconds"), int | float):
+            for name, value in values.items():
+                found.timed.setdefault(name, []).append((float(record["network_seconds"]), value))
         for name, value in values.items():
             found.learnt[name] = (found.learnt.get(name, (value, value))[0], value)
     elif kind == "run_failed":
         found.message = str(record.get("message", ""))
     elif kind in ("run_stopped", "run_finished"):
         found.seconds = _number(record.get("seconds")) or found.seconds
+        found.sent = _table(record.get("sent"))
     for name, value in values.items():
         found.series.setdefault(name, []).append((tick, value))
     found.last |= values

@@ -6,7 +6,7 @@
     versions.json     of gradflow, python and its packages, and the machine
     metrics.jsonl     events as they came, one JSON object a line; the first line states the schema's version
     checkpoints/      see `checkpoints.py`
-    summary.json      how it ended, the most memory it took, and the first and last value of each report
+    summary.json      how it ended, the most memory it took, what it sent over a topology, and the first and last value of each report
 
 Every file but metrics.jsonl is written under a temporary name, flushed and renamed; metrics.jsonl is only appended to, a whole line at a time,
 and cut back to the checkpoint when a run goes on. Reading without running is `records.py`. No torch here.
@@ -201,10 +201,14 @@ class RunFolder:
 def ending(event: Event) -> dict[str, Any] | None:
     """What the summary says of an event that ends a run."""
     if isinstance(event, RunFinished):
-        return {"status": "finished", "units": event.units, "seconds": event.seconds}
+        return {"status": "finished", "units": event.units, "seconds": event.seconds, **sent_by(event)}
     if isinstance(event, RunStopped):
-        return {"status": "stopped", "units": event.tick, "seconds": event.seconds}
+        return {"status": "stopped", "units": event.tick, "seconds": event.seconds, **sent_by(event)}
     return {"status": "abandoned", "name": event.name} if isinstance(event, RunStarted) else None
+
+
+def sent_by(event: RunFinished | RunStopped) -> dict[str, Any]:
+    return {"sent": dict(event.sent)} if event.sent else {}
 
 
 def seeds_of(program: Program, overruled: int | None) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def state_of(run: Run, plans: list[PhasePlan], seconds: float) -> dict[str, Any]
     return {
         "program": run.program.name, "seed": run.seed, "how": how_of(run, plans), "clocks": asdict(run.clocks), "phase": run.phase,
         "closed": run.closed, "told": run.told, "seconds": seconds, "learnt": run.learnt.values, "finite": run.watch.seen,
-        "batches": [run.batches.seed, run.batches.visit], "tokens": run.world.tokens,
+        "batches": [run.batches.seed, run.batches.visit], "tokens": run.world.tokens, "sent": run.sending.state(),
     }  # fmt: skip
 
 
@@ -109,6 +109,8 @@ def _clocks(run: Run, state: Mapping[str, Any]) -> None:
     run.watch.seen = {str(flow): int(count) for flow, count in state["finite"].items()}
     run.batches.at(*map(int, state["batches"]))
     run.world.tokens = int(state["tokens"])
+    if "sent" in state:  # older checkpoints did not count
+        run.sending.put_back(state["sent"])
     run.told, run.seconds = int(state["told"]), float(state["seconds"])
 
 

@@ -44,6 +44,8 @@ def page(record: RunRecord) -> str:
         parts += ["<h2>What was learnt</h2>", _table(("report", "before", "after"), rows)]
     if record.series:
         parts += ["<h2>The course</h2>", '<div class="plots">', *(_figure(record, one) for one in record.series), "</div>"]
+    if record.timed:
+        parts += ["<h2>Over the seconds of the network</h2>", '<div class="plots">', *(_timed(record, one) for one in record.timed), "</div>"]
     options = [(one, text_of(value)) for one, value in record.about.get("options", {}).items()]
     versions = [(one, text_of(value)) for one, value in record.versions.items() if one != "hardware"]
     parts += ["<h2>Options</h2>", _pairs(options), "<h2>Versions</h2>", _pairs(versions)]
@@ -76,6 +78,11 @@ def _figure(record: RunRecord, name: str) -> str:
     kind = "report, " if name in record.reports else ""
     last = record.series[name][-1][1]
     return f"<figure><figcaption>{html.escape(name)}</figcaption>{chart(points)}<span>{kind}last {html.escape(shown(numeric(last)))}</span></figure>"
+
+
+def _timed(record: RunRecord, name: str) -> str:
+    points = [(seconds, mean_of(numeric(value))) for seconds, value in record.timed[name]]
+    return f"<figure><figcaption>{html.escape(name)}</figcaption>{chart(points)}<span>over virtual seconds</span></figure>"
 
 
 # ---- plots

@@ -19,7 +19,7 @@ from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Perio
 from gradflow.privacy.plan import rows as privacy_rows
 from gradflow.privacy.plan import summary as privacy
 from gradflow.views.normalizers import terms_of
-from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, time_row, work_rows
+from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, network_time_rows, time_row, work_rows
 from gradflow.views.plan_export import export, mermaid
 from gradflow.views.topology import drawing, facts_line, is_drawn
 
@@ -208,7 +208,7 @@ def _cost_parts(plan: Mapping[str, Any]) -> list[RenderableType]:
         for number, (phase, time) in enumerate(zip(cost["phases"], times, strict=True), 1):
             rows += [("", f"phase {number}")] if len(cost["phases"]) > 1 else []
             rows += work_rows(phase, time, cost["time"]["machine"] if "time" in cost else "")
-        rows += [*time_row(cost), *fusion_rows(cost, False), *(("note", note) for note in cost["notes"])]
+        rows += [*time_row(cost), *network_time_rows(cost), *fusion_rows(cost, False), *(("note", note) for note in cost["notes"])]
         parts += [Text(), Text("cost", style="bold"), Padding(_table(rows), (0, 0, 0, 2))]
     if plan.get("against"):
         head = ("", "predicted", "measured", "")

@@ -55,6 +55,22 @@ def time_row(cost: Mapping[str, Any]) -> Iterator[Row]:
         yield ("in all", f"at least {seconds(time['whole'])} on {time['machine']} ({time['title']}), without reports and draws{room}")
 
 
+def network_time_rows(cost: Mapping[str, Any]) -> Iterator[Row]:
+    if "network" not in cost:
+        return
+    network = cost["network"]
+    for number, (phase, time) in enumerate(zip(cost["phases"], network["phases"]), 1):
+        unit = phase["unit"].removesuffix("s")
+        one = f"{'an' if unit[0] in 'aeiou' else 'a'} {unit}" + (f" of phase {number}" if len(cost["phases"]) > 1 else "")
+        took = seconds(time) if time is not None else "not known before the run, since its links change"
+        yield (
+            f"on {network['network']}" if number == 1 else "",
+            f"{one}: {took}" + (f" ({network['title']})" if number == 1 and network["title"] else ""),
+        )
+    if network["whole"] is not None:
+        yield ("", f"in all: {seconds(network['whole'])}, computing as the description says")
+
+
 def fusion_rows(cost: Mapping[str, Any], every: bool) -> Iterator[Row]:
     """Kernels, and what did not become one; without `every` the first few of these."""
     fused = [note for note in cost["fusion"] if note["fused"]]
@@ -79,6 +95,22 @@ def against_rows(compared: list[Mapping[str, Any]]) -> Iterator[Row]:
         show = {"bytes": size, "seconds": seconds}.get(one["unit"], number)
         ratio = f"{one['predicted'] / one['measured']:.2f} of what was measured" if one["measured"] else ""
         yield (one["what"], show(one["predicted"]), show(one["measured"]), ratio)
+
+
+# ---- what was sent
+
+
+def sent_lines(sent: Mapping[str, Any]) -> Iterator[str]:
+    """Counted beside predicted, and the network's time: `ledger.Ledger.totals`."""
+    if not sent:
+        return
+    predicted = sent.get("predicted")
+    beside = f"predicted {size(predicted['bytes'])}" if predicted else "not predicted: its links change"
+    counts = ((sent["messages"], "message"), (sent["rounds"], "round"))
+    messages, rounds = (f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    yield f"sent: {size(sent['bytes'])} in {messages} over {rounds} ({beside}); one node at most {size(sent['largest'])}"
+    if sent.get("seconds") is not None:
+        yield f"network: {seconds(sent['seconds'])} on {sent['network']}"
 
 
 # ---- figures as text

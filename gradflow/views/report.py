@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gradflow.runtime.records import RunRecord
 from gradflow.runtime.sweep import Row
+from gradflow.views.plan_cost import sent_lines
 from gradflow.views.run import History, learnt_table, shown
 
 COLORS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "died": "red", "empty": "dim"}
@@ -38,7 +39,7 @@ def as_json(record: RunRecord) -> dict[str, Any]:
         "name": record.name, "path": str(record.path), "pipeline": record.pipeline, "state": record.state, "started": record.started,
         "units": record.units, "total": record.total, "seconds": record.seconds, "message": record.message, "checkpoints": record.checkpoints,
         "parameters": record.about.get("parameters", {}), "options": record.about.get("options", {}), "versions": record.versions,
-        "learnt": {name: {"first": first, "last": last} for name, (first, last) in record.learnt.items()}, "last": record.last,
+        "sent": record.sent, "learnt": {name: {"first": first, "last": last} for name, (first, last) in record.learnt.items()}, "last": record.last,
     }  # fmt: skip
 
 
@@ -49,6 +50,14 @@ def text_of(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(text_of(one) for one in value)
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def sent_told(sent: Mapping[str, Any]) -> list[str]:
+    """What a run sent, as far as its record can be read."""
+    try:
+        return list(sent_lines(sent))
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def facts_of(record: RunRecord) -> list[tuple[str, str]]:
@@ -63,6 +72,7 @@ def facts_of(record: RunRecord) -> list[tuple[str, str]]:
         ("seeds", text_of(record.about.get("seeds", {}))),
         ("ran on", f"{head['backend']} on {head['device']}, {head['precision']}" if {"backend", "device", "precision"} <= head.keys() else ""),
         ("machine", text_of({name: hardware[name] for name in ("processor", "cores", "accelerators") if name in hardware})),
+        ("network", "; ".join(sent_told(record.sent))),
         ("checkpoints", ", ".join(f"after {tick} units" for tick in record.checkpoints)),
         ("failed with", record.message),
     ]

@@ -33,6 +33,7 @@ from gradflow.runtime.events import (
     version_record,
 )
 from gradflow.runtime.memory import on_device, resident
+from gradflow.views.plan_cost import seconds, sent_lines, size
 
 MODES = ("auto", "live", "plain", "json", "quiet")
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -125,7 +126,7 @@ class Board:
         self.only = only
         self.started: RunStarted | None = None
         self.metrics: dict[str, History] = {}
-        self.rate = ""
+        self.rate = self.sent = ""
         self.notes: list[str] = []
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), UnitsPerSecond(), TimeElapsedColumn(),
@@ -141,6 +142,7 @@ class Board:
             self.progress.update(self.task, total=event.units, description=unit, unit=unit)
         elif isinstance(event, UnitDone):
             self.progress.update(self.task, completed=event.tick + 1)
+            self.sent = sent_text(event.sent)
             self.rate = f"{event.rate:,.0f} {event.rate_unit}/s" if event.rate is not None else ""
             loss = {} if event.loss is None else {"loss": event.loss}
             for name, value in wanted({**loss, **event.metrics}, self.only).items():
@@ -165,6 +167,8 @@ class Board:
             table.add_row(name, shown(history.latest), history.curve())
         if self.rate:
             table.add_row("throughput", self.rate, "")
+        if self.sent:
+            table.add_row("network", self.sent, "")
         memory = memory_used()
         if memory:
             table.add_row("memory", memory, "")
@@ -186,6 +190,14 @@ def memory_used() -> str:
     if device is not None:
         found.append(f"device {device[0] / 2**30:.2f} GiB (at most {device[1] / 2**30:.2f})")
     return ", ".join(found)
+
+
+def sent_text(sent: Mapping[str, Any]) -> str:
+    """What one unit sent, and the network's time so far; "" without a topology."""
+    if not sent:
+        return ""
+    so_far = f", {seconds(sent['seconds'])} so far" if sent.get("seconds") is not None else ""
+    return f"{size(sent['bytes'])} a unit{so_far}"
 
 
 def head(event: RunStarted | None) -> Text:
@@ -215,6 +227,9 @@ def _live(events: Iterator[Event], console: Console, only: Sequence[str] | None)
             console.print(line, markup=False, highlight=False)
     if isinstance(last, RunFinished) and wanted(last.learnt, only):
         console.print(learnt_table(wanted(last.learnt, only)))
+    if isinstance(last, RunFinished | RunStopped):
+        for line in sent_lines(last.sent):
+            console.print(line, markup=False, highlight=False)
     return last
 
 
@@ -252,7 +267,8 @@ def line_for(event: Event, total: int, only: Sequence[str] | None) -> str:
     if isinstance(event, Report):
         place = f"end of {event.t} {event.unit}" if event.final else f"{event.unit} {event.t}"
         values = wanted(event.values, only)
-        return f"{place}: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items()) if values else ""
+        when = f" ({seconds(event.network_seconds)} of network time)" if event.network_seconds is not None else ""
+        return f"{place}: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items()) + when if values else ""
     if isinstance(event, UnitDone):
         return f"{event.unit} {event.tick + 1} of {total}: loss {shown(event.loss)}"
     if isinstance(event, CheckpointWritten):
@@ -260,8 +276,8 @@ def line_for(event: Event, total: int, only: Sequence[str] | None) -> str:
     if isinstance(event, RunResumed):
         return f"goes on after {event.tick} of {total} units"
     if isinstance(event, RunStopped):
-        return f"stopped after {event.tick} units"
-    lines = [f"finished: {event.units} units in {event.seconds:.1f} s", *spent_lines(event)]
+        return "\n".join([f"stopped after {event.tick} units", *sent_lines(event.sent)])
+    lines = [f"finished: {event.units} units in {event.seconds:.1f} s", *spent_lines(event), *sent_lines(event.sent)]
     return "\n".join(lines + [f"learnt: {name} {shown(first)} -> {shown(end)}" for name, (first, end) in wanted(event.learnt, only).items()])
 
 
