@@ -24,11 +24,11 @@ from gradflow.graph.graph import Graph, Node, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis, Type
 from gradflow.network.crossings import Crossing, Wire, crossings_of, gradients_of, shapes_of, wire_for
-from gradflow.passes.constants import compute, is_closed
+from gradflow.network.heard import Heard
+from gradflow.passes.constants import is_closed
+from gradflow.placement.sparse import Weights, sparse_of
 from gradflow.plan.program import Program, Update, asked_for
 from gradflow.plan.rewriting import all_nodes
-
-Links = numpy.ndarray[Any, numpy.dtype[numpy.bool_]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Counter:
     wire: Wire
     shapes: tuple[tuple[int, ...], ...]
     nodes: int
-    links: Links | None = None
+    links: Heard | None = None
     center: int = 0
     hub: bool = False  # the center is no node
 
@@ -98,30 +98,25 @@ def center_of(topology: Any) -> int:
     """The first node that is linked to all others; the first of all where there is none, or where links change."""
     if not is_closed(topology.adjacency):
         return 0
-    (heard,) = compute(topology.adjacency)
-    hubs = numpy.flatnonzero(heard.sum(1) == len(heard) - 1)
+    heard = _sparse(topology.adjacency)
+    hubs = numpy.flatnonzero(numpy.diff(heard.starts) == heard.rows - 1)
     return int(hubs[0]) if len(hubs) else 0
 
 
-def _links(crossing: Crossing, update: Update) -> Links | None:
-    """[node, from], without a node itself; None where the run must tell."""
+def _sparse(value: Node) -> Weights:
+    """A closed value [node, from], worked out a stretch of nodes at a time."""
+    return sparse_of(Operations(Graph(count=value.id)), value, "node", "from")
+
+
+def _links(crossing: Crossing, update: Update) -> Heard | None:
+    """Who hears whom, where that is known; None where the run must tell."""
     if crossing.kind != "link":
         return None
     weights = crossing.weights
-    if weights is not None and is_closed(weights):
-        (value,) = compute(weights)
-        return between(value if weights.type.names == ("node", "from") else value.T)
-    if weights is not None:
-        return None
-    if is_closed(update.topology.adjacency):
-        return between(compute(update.topology.adjacency)[0])
-    return between(numpy.ones((update.topology.nodes,) * 2))
-
-
-def between(weights: Any) -> Links:
-    """Who hears whom: weights that are not zero, but for a node's own."""
-    heard = numpy.asarray(weights) != 0
-    return heard & ~numpy.eye(len(heard), dtype=bool)
+    if weights is None and not is_closed(update.topology.adjacency):
+        return Heard.of(numpy.ones((update.topology.nodes,) * 2))
+    value = update.topology.adjacency if weights is None else weights
+    return Heard.of(_sparse(value).matrix) if is_closed(value) else None
 
 
 def _results(ops: Operations, counter: Counter) -> list[tuple[str, Node]]:
@@ -155,4 +150,4 @@ def _entries(ops: Operations, crossing: Crossing) -> Node:
     return ops.make("rename", (count,), Type(count.type.base, (Axis("node", count.type.axes[0].size),))) if holder == "from" else count
 
 
-__all__ = ["Counted", "Counter", "between", "center_of", "counted", "counters_of"]
+__all__ = ["Counted", "Counter", "center_of", "counted", "counters_of"]

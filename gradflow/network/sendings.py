@@ -13,9 +13,11 @@ from typing import Any
 import numpy
 
 from gradflow.network import clock as c
-from gradflow.network.counting import Counted, Counter, Links, between
+from gradflow.network.counting import Counted, Counter
+from gradflow.network.heard import Heard
 
 Bytes = numpy.ndarray[Any, numpy.dtype[numpy.int64]]
+Nodes = numpy.ndarray[Any, numpy.dtype[numpy.bool_]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +31,9 @@ class Sending:
     size: Bytes
     back: int = 0
     center: int = 0
-    heard: Links | None = None
-    here: Links | None = None
-    part: Links | None = None
+    heard: Heard | None = None
+    here: Nodes | None = None
+    part: Nodes | None = None
     way: tuple[int, int] = (0, 0)
     hub: bool = False  # the center is no node; its clock runs at the place of `center`
 
@@ -45,7 +47,7 @@ class Sending:
     def by_node(self) -> Bytes:
         """Bytes that each node sends."""
         if self.heard is not None:
-            return self.times * self.size * self.heard.sum(0)
+            return self.times * self.size * self.heard.hearers
         found = numpy.zeros_like(self.size)
         if self.here is not None:
             found[self.here] = self.size[self.here]
@@ -58,7 +60,7 @@ class Sending:
     @property
     def messages(self) -> int:
         if self.heard is not None:
-            return self.times * int(self.heard.sum())
+            return self.times * self.heard.arcs
         return self.times * (2 * int(self.here.sum()) if self.here is not None else int(self.way[0] != self.way[1]))
 
 
@@ -68,7 +70,7 @@ def counted_sending(counter: Counter, found: Mapping[str, Any], width: int) -> S
         return None
     here = found.get("here")
     way = (int(found["before"]), int(found["after"])) if "after" in found else (0, 0)
-    links = between(found["links"]) if "links" in found else counter.links
+    links = Heard.of(numpy.asarray(found["links"])) if "links" in found else counter.links
     return _sending(counter, counter.share(width, found.get("entries")), width, links, here, way)
 
 
@@ -79,7 +81,7 @@ def predicted_sending(counter: Counter, width: int) -> Sending | None:
     return _sending(counter, counter.share(width), width, counter.links, None, (0, 1 % counter.nodes))
 
 
-def _sending(counter: Counter, share: Any, width: int, links: Links | None, here: Any, way: tuple[int, int]) -> Sending:
+def _sending(counter: Counter, share: Any, width: int, links: Heard | None, here: Any, way: tuple[int, int]) -> Sending:
     crossing = counter.crossing
     size = numpy.broadcast_to(numpy.asarray(share, dtype=numpy.int64), (counter.nodes,))
     if crossing.kind == "link":
@@ -139,7 +141,7 @@ def _together(sendings: list[Sending]) -> list[Sending]:
 
 def _same(one: Sending, other: Sending) -> bool:
     if one.heard is not None and other.heard is not None:
-        return bool((one.heard == other.heard).all())
+        return one.heard.same(other.heard)
     if one.here is None or other.here is None or (one.part is None) != (other.part is None):
         return False
     return one.part is None or other.part is None or bool((one.part == other.part).all())
@@ -147,7 +149,7 @@ def _same(one: Sending, other: Sending) -> bool:
 
 def _passed(clock: c.Clock, one: Sending) -> c.Clock:
     if one.heard is not None:
-        return c.gossiped(clock, one.heard, one.size.astype(float))
+        return c.gossiped(clock, one.heard.dense, one.size.astype(float))
     return c.gathered(clock, one.center, one.size.astype(float), float(one.back), one.part)
 
 
