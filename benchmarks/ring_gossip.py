@@ -23,6 +23,7 @@ from gradflow.backends.torch.mixing import mix
 from gradflow.cli.plan import program_of
 from gradflow.plan.program import Update
 from gradflow.runtime.executor import Options, Run
+from gradflow.runtime.memory import keep_freed
 
 
 def prepared(nodes: int, dim: int, compiled: bool) -> tuple[Callable[[], Any], Any, torch.Tensor]:
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    keep_freed()  # as `gradflow run` does
     begin = time.perf_counter()
     step, weights, x = prepared(options.nodes, options.dim, options.compile)
     start = time.perf_counter() - begin
@@ -60,7 +62,7 @@ def main() -> int:
     actions = {
         "round": step,
         "triad": lambda: torch.add(x, b, alpha=0.5, out=a),
-        "product": lambda: mix(weights, x, out=a),
+        "product": lambda: mix(weights, x, out=a, compiled=options.compile),
         "copy": lambda: a.copy_(x),
     }
     for action in actions.values():

@@ -1,4 +1,4 @@
-"""The pictures of the README, made by running what they show: `python -m docs.screens` writes docs/screens/{plan,run,diff}.svg.
+"""The pictures of the README, made by running what they show: `python -m docs.screens` writes docs/screens/{plan,run,diff,nodes}.svg.
 
 The spec is the one that stands in the README. Runs take time and print times, so the pictures differ a little every time and no test compares them.
 """
@@ -71,12 +71,45 @@ def diff(spec: Path) -> str:
     return screen.export_svg(title=f"gradflow diff {spec.name} {other.name}", unique_id="diff")
 
 
+GRAPHS = ("ring(16)", "torus(4, 4)", "exponential(16)", "complete(16)")
+HETEROGENEOUS = "exchanges:gossip_on_digits"
+
+
+def nodes(spec: Path) -> str:
+    """Sixteen nodes that hold one digit or two each, on four graphs: what they learn together, and what it sends."""
+    from rich.columns import Columns
+    from rich.table import Table
+
+    from gradflow.cli.plan import program_of
+    from gradflow.runtime.embed import run as begin
+    from gradflow.runtime.events import RunFinished
+    from gradflow.views.plan import summary
+    from gradflow.views.topology import drawing, facts_line
+
+    screen, table = console(), Table(box=None, pad_edge=False, padding=(0, 3))
+    for name in ("graph", "test loss", "disagreement", "sent"):
+        table.add_column(name, justify="left" if name == "graph" else "right")
+    pictures = []
+    for graph in GRAPHS:
+        program = program_of(HETEROGENEOUS, [f"graph={graph}"])
+        assert program is not None
+        topology = summary(program)["phases"][0]["flows"][0]["topology"]
+        if graph != GRAPHS[-1]:
+            pictures.append(Text("\n".join([facts_line(topology).partition(",")[0], *drawing(topology, 30)])))
+        last = [event for event in begin(program) if isinstance(event, RunFinished)][-1]
+        (_, loss), (_, distance) = last.learnt["loss"], last.learnt["distance"]
+        table.add_row(graph, f"{loss:.3f}", f"{distance:.1e}", f"{last.sent['bytes'] / 1e6:.0f} MB")
+    screen.print(Columns(pictures, padding=(0, 3)))
+    screen.print(table)
+    return screen.export_svg(title=f"gradflow run {HETEROGENEOUS} -p graph=..", unique_id="nodes")
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         spec = Path("sparse.gflow")
         spec.write_text(spec_text())
-        for picture in (plan, run, diff):
+        for picture in (plan, run, diff, nodes):
             (FOLDER / f"{picture.__name__}.svg").write_text(picture(spec), encoding="utf-8")
             print(f"docs/screens/{picture.__name__}.svg written")
 

@@ -22,6 +22,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ def lower(
     linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename  # so that tracebacks show the line
     exec(compile_source(source, filename), namespace)
     if mode == "compiled":
+        namespace["mix"] = partial(mixing.mix, compiled=True)
         namespace.update({kernel.name: _compiled_kernel(kernel, namespace, dtype, device) for kernel in context.kernels})
     return Lowered(source, notes, dict(models or {}), namespace["run"])
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 BLOCK = 1 << 18  # bytes of a block of rows
 RUN = 16  # rows from which on a shifted stretch pays
+MOST_SLOTS = 16  # of a compiled sum
 CROWDED = 64  # entries of a row from which on it is a product of its own
 
 
@@ -106,12 +107,47 @@ def _moving(source: Any, low: int, high: int, count: int) -> Iterator[tuple[int,
         yield waiting, high, False
 
 
-_mixers: dict[tuple[int, torch.dtype, str], tuple[Any, Mixer]] = {}
+class CompiledMixer:
+    """The same in one pass over memory, under torch.compile: each row is summed over its slots, those that it lacks with weight 0 of its first."""
+
+    def __init__(self, source: Any, dtype: torch.dtype, device: torch.device):
+        counts = numpy.diff(source.starts)
+        slots = numpy.arange(int(counts.max()))
+        places = numpy.minimum(source.starts[:-1, None] + slots, len(source.places) - 1)
+        there = slots < counts[:, None]
+        first = numpy.asarray(source.places)[numpy.minimum(source.starts[:-1], len(source.places) - 1)]
+        index = numpy.where(there, numpy.asarray(source.places)[places], first[:, None])
+        weights = numpy.where(there, numpy.asarray(source.values)[places], 0.0)
+        self.index = [torch.as_tensor(numpy.ascontiguousarray(column), device=device) for column in index.T]
+        self.weights = [torch.as_tensor(column[:, None].copy(), dtype=dtype, device=device) for column in weights.T]
+        self.run = torch.compile(_summed, dynamic=False, fullgraph=True)
+
+    @staticmethod
+    def takes(source: Any) -> bool:
+        """Rows of about equally many entries, and few of them."""
+        counts = numpy.diff(source.starts)
+        return bool(len(counts)) and 0 < int(counts.max()) <= MOST_SLOTS and int(counts.max()) <= 2 * int(counts.min())
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        result = x.new_empty((len(self.index[0]), *x.shape[1:])) if out is None else out
+        self.run(x.reshape(x.shape[0], -1), self.index, self.weights, result.view(result.shape[0], -1))
+        return result
 
 
-def mix(weights: Any, x: Tensor, out: Tensor | None = None) -> Tensor:
+def _summed(x: Tensor, index: list[Tensor], weights: list[Tensor], out: Tensor) -> None:
+    total = x[index[0]] * weights[0]
+    for places, factors in zip(index[1:], weights[1:], strict=True):
+        total = total + x[places] * factors
+    out.copy_(total)
+
+
+_mixers: dict[tuple[int, torch.dtype, str, bool], tuple[Any, Mixer | CompiledMixer]] = {}
+
+
+def mix(weights: Any, x: Tensor, out: Tensor | None = None, compiled: bool = False) -> Tensor:
     """weights [row, column] times x [column, rest..]. `weights` as for `Mixer`, which is made once for each type and place."""
-    key = id(weights), x.dtype, str(x.device)
+    key = id(weights), x.dtype, str(x.device), compiled
     if key not in _mixers:
-        _mixers[key] = weights, Mixer(weights, x.dtype, x.device)
+        kind = CompiledMixer if compiled and CompiledMixer.takes(weights) else Mixer
+        _mixers[key] = weights, kind(weights, x.dtype, x.device)
     return _mixers[key][1](x, out)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from gradflow.runtime.events import RunFailed
     from gradflow.runtime.executor import Run
     from gradflow.runtime.run_folder import RunFolder
+
+
+MODERATE = 1 << 25  # parameters, of all nodes
 
 
 @dataclass
@@ -56,6 +60,7 @@ def carried_out(run: Run, folder: RunFolder, options: argparse.Namespace, logger
     from gradflow.runtime.loggers import logged, logger_of
     from gradflow.views.run import follow
 
+    keep_memory(run)
     with stopping_on_interrupt(run) as interrupts:
         events = run.events()
         if loggers:
@@ -76,11 +81,21 @@ def carried_out(run: Run, folder: RunFolder, options: argparse.Namespace, logger
     return interrupts.code
 
 
+def keep_memory(run: Run) -> None:
+    """On a CPU memory is kept for the next step, unless the models are so large that gaps between tensors would count."""
+    from gradflow.runtime.memory import keep_freed
+
+    copies = (plan.spec.size * prod(axis.size or 1 for axis in plan.lifted) for plan in run.program.models.values())
+    if run.device.type == "cpu" and sum(copies) <= MODERATE:
+        keep_freed()
+
+
 def followed(run: Run) -> int:
     """Runs the part of a rank that shows nothing and keeps no folder. Raises RunFailed."""
     from gradflow.runtime.events import RunStopped
     from gradflow.runtime.interrupts import stopping_on_interrupt
 
+    keep_memory(run)
     with stopping_on_interrupt(run) as interrupts:
         stopped = False
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+
 
 def resident(key: str = "VmRSS") -> int | None:
     """Bytes in memory now (VmRSS), or at the most so far (VmHWM); None where the system does not say."""
@@ -13,6 +15,21 @@ def resident(key: str = "VmRSS") -> int | None:
         return int(line.split()[1]) * 1024
     except (OSError, StopIteration, ValueError, IndexError):
         return None
+
+
+def keep_freed() -> bool:
+    """Has this process keep the memory that tensors give back, for the next ones: fresh pages from the system cost more than a pass over them.
+
+    For a process that trains models of moderate size and nothing else: what is kept is not given to others, and gaps between tensors may remain.
+    Says whether the C library took it (glibc does).
+    """
+    import ctypes
+
+    try:
+        library = ctypes.CDLL(None)
+        return bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False
 
 
 def free() -> int | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradflow.backends.torch.mixing import Mixer, mix
+from gradflow.backends.torch.mixing import CompiledMixer, Mixer, mix
 from gradflow.cli.plan import program_of
 from gradflow.graph.graph import Graph
 from gradflow.graph.operations import Operations
@@ -62,6 +64,17 @@ def test_products_are_those_of_the_dense_matrix(w: numpy.ndarray, rest: int) -> 
     torch.testing.assert_close(found, torch.as_tensor(w) @ x, rtol=1e-12, atol=1e-12)
     out = torch.full_like(found, torch.nan)
     assert mix(sparse.weights_of(w), x, out=out) is out and torch.equal(out, found)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_products_are_the_same() -> None:
+    w = numpy.zeros((70, 70))
+    for row in range(70):
+        w[row, [(row - 1) % 70, row, (row + 1) % 70][: 2 + row % 2]] = 1 / numpy.array([3, 4, 5])[: 2 + row % 2]
+    weights = sparse.weights_of(w)
+    x = torch.randn(70, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    assert CompiledMixer.takes(weights)
+    torch.testing.assert_close(mix(weights, x, compiled=True), torch.as_tensor(w) @ x, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
