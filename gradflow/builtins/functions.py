@@ -431,6 +431,7 @@ def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options:
 
 # Each adds its family to the table.
 from gradflow.builtins import axes as _axes  # noqa: E402,F401
+from gradflow.builtins import devices as _devices  # noqa: E402,F401
 from gradflow.builtins import draws as _draws  # noqa: E402,F401
 from gradflow.builtins import losses as _losses  # noqa: E402,F401
 from gradflow.builtins import matrices as _matrices  # noqa: E402,F401

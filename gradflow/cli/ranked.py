@@ -79,8 +79,10 @@ def joined(program: Program, settings: Options) -> Iterator[Ranks]:
     with joining(device) as (rank, count, store):
         try:
             if rank == 0:
-                store.set("placement", json.dumps(placement_of(program, count).parts))
-            placement = Placement(tuple(map(tuple, json.loads(store.get("placement")))), rank)
+                found = placement_of(program, count)
+                store.set("placement", json.dumps([found.axis, found.parts]))
+            axis, parts = json.loads(store.get("placement"))
+            placement = Placement(tuple(map(tuple, parts)), rank, axis)
         except Unplaced as error:
             raise RunFailed(str(error)) from None
         communicator = Communicator(placement, device, store)

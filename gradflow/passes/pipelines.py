@@ -364,7 +364,8 @@ class PipelineElaborator:
             for plan in self.data.values():
                 if plan.spec.divide is not None and flow.topology.nodes is not None:
                     self.data[plan.name] = replace(plan, nodes=flow.topology.nodes)
-        return p.Update(flow.name, tuple(m.name for m in flow.models), region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts)
+        models = tuple(m.name for m in flow.models)
+        return p.Update(flow.name, models, region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts, flow.spread)
 
     def train(self, statement: s.Train) -> None:
         unit = UNITS.get(statement.unit, statement.unit)

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from gradflow.graph.graph import Graph
 from gradflow.graph.operations import Operations
-from gradflow.graph.types import Axis
 from gradflow.passes.constants import is_closed
+from gradflow.placement.devices import DEVICE, on_devices, placement_on_devices, spread_updates, too_few_rows
 from gradflow.placement.partition import Placement, partition
 from gradflow.placement.sparse import Mixing, sparse_of, sparsely
 from gradflow.placement.spread import Spreader
@@ -23,12 +23,19 @@ class Unplaced(Exception):
 
 
 def placement_of(program: Program, ranks: int, rank: int = 0) -> Placement:
-    """Where the nodes of a program are. Raises Unplaced."""
+    """Where the nodes of a program are; over devices, a place for each process. Raises Unplaced."""
     sizes = {update.topology.nodes for update in _updates(program) if update.topology is not None}
+    if any(spread_updates(program)):
+        few = too_few_rows(program, ranks)
+        if sizes or few:
+            raise Unplaced(
+                few or f"`{program.name}` has flows over devices and flows over a topology; only one of the two can be spread over processes"
+            )
+        return placement_on_devices(ranks, rank)
     if not sizes:
         raise Unplaced(
             f"`{program.name}` has no nodes to place on {ranks} processes, so each of them would do all of it; "
-            "let a flow run over a topology (`flow net over ring(16): ..`), or run it without --nproc"
+            "let a flow run over a topology (`flow net over ring(16): ..`) or over devices (`flow net over devices(): ..`), or run it without --nproc"
         )
     if len(sizes) > 1 or None in sizes:
         said = ", ".join(sorted(map(str, sizes)))
@@ -66,6 +73,8 @@ def _fresh(program: Program) -> Graph:
 
 def placed(program: Program, placement: Placement, exact: bool = False) -> Program:
     """The program of the placement's rank: what it computes, and what it keeps."""
+    if placement.axis == DEVICE:
+        return on_devices(program, placement)
     ops = Operations(_fresh(program))
     spreader = Spreader(ops, placement, exact, Mixing(ops))
     program = rewritten(program, spreader.region)
@@ -76,10 +85,8 @@ def placed(program: Program, placement: Placement, exact: bool = False) -> Progr
         states = tuple(replace(state, type=spreader.type(state.type)) for state in one.states)
         return replace(one, states=states)
 
-    own = len(placement.own)
     models = {
-        name: replace(plan, lifted=tuple(Axis(a.name, own) if a.name == placement.axis else a for a in plan.lifted))
-        for name, plan in program.models.items()
+        name: replace(plan, lifted=tuple(spreader.axis if spreader.ours(a) else a for a in plan.lifted)) for name, plan in program.models.items()
     }
     phases = tuple(replace(phase, actions=tuple(map(action, phase.actions))) for phase in program.phases)
     return replace(program, models=models, phases=phases)

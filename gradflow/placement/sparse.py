@@ -124,7 +124,7 @@ class _Stretch(Spreader):
     def whole(self, part: Part) -> Node:
         if not part.split:
             return part.node
-        return self.ops.source(self.type(part.node.type, self.placement.size), "whole", str(part.node.id))
+        return self.ops.source(self.full(part.node.type), "whole", str(part.node.id))
 
 
 def sparse_of(ops: Operations, node: Node, row: str, column: str) -> Weights:

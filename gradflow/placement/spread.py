@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gradflow.placement.sparse import Mixing
 
 SUMMED = {"sum": "sum", "max": "max", "min": "min", "any": "max", "all": "min"}
+TRANSPOSES = {"model_vjp", "scatter_add"}  # of a model, of a choice of entries: they sum over axes that the result lacks
 KEPT = ("param/", "state/", "held/", "rollout/", "start")  # results that stay where they are made
 
 
@@ -53,6 +54,8 @@ class Route:
 class Spreader:
     """Makes regions over for one rank."""
 
+    kept: tuple[str, ...] = KEPT
+
     def __init__(self, ops: Operations, placement: Placement, exact: bool = False, products: Mixing | None = None):
         self.ops = ops
         self.products = products
@@ -68,7 +71,7 @@ class Spreader:
         results = []
         for name, node in region.results:
             part = self.part(node)
-            results.append((name, self.local(part).node if name.startswith(KEPT) else self.whole(part)))
+            results.append((name, self.local(part).node if name.startswith(self.kept) else self.whole(part)))
         return Region(tuple(results), bound or region.parameters, region.name)
 
     def part(self, root: Node) -> Part:
@@ -81,13 +84,17 @@ class Spreader:
     # ---- from one form to the other
 
     def has(self, node: Node) -> bool:
-        return node.type.has(self.axis.name)
+        """Whether a whole value has the axis; an axis of the same name and another size (of the factor of a product) is none of ours."""
+        return any(self.ours(axis) for axis in node.type.axes)
+
+    def ours(self, axis: Axis) -> bool:
+        return axis.name == self.axis.name and axis.size in (None, self.placement.size)
 
     def whole(self, part: Part) -> Node:
         if not part.split:
             return part.node
         if part.node.id not in self.gathered:
-            type_ = self.type(part.node.type, self.placement.size)
+            type_ = self.full(part.node.type)
             self.gathered[part.node.id] = self.ops.make("transfer", (part.node,), type_, form="gather", axis=self.axis.name)
         return self.gathered[part.node.id]
 
@@ -96,16 +103,25 @@ class Spreader:
         if part.split or not self.has(part.node):
             return part
         if part.node.id not in self.localized:
-            self.localized[part.node.id] = self.ops.gather(part.node, self.places(), self.axis.name)
+            self.localized[part.node.id] = self.own(part.node)
         return Part(self.localized[part.node.id], True)
+
+    def own(self, node: Node) -> Node:
+        """Of a whole value the entries that this rank holds."""
+        return self.ops.gather(node, self.places(), self.axis.name)
 
     def places(self) -> Node:
         """The numbers of the entries that this rank holds."""
         return self.ops.make("table", (), Type("int", (self.axis,)), values=self.placement.own)
 
-    def type(self, type_: Type, size: int | None = None) -> Type:
-        size = self.axis.size if size is None else size
-        return replace(type_, axes=tuple(Axis(a.name, size) if a.name == self.axis.name else a for a in type_.axes))
+    def type(self, type_: Type) -> Type:
+        """The type of a whole value, as it is where this rank has its own entries."""
+        return replace(type_, axes=tuple(self.axis if self.ours(a) else a for a in type_.axes))
+
+    def full(self, type_: Type) -> Type:
+        """The type of a split value, as it is whole."""
+        axis = Axis(self.axis.name, self.placement.size)
+        return replace(type_, axes=tuple(axis if a.name == axis.name else a for a in type_.axes))
 
     def collected(self, form: str, node: Node) -> Part:
         """A result of every rank's own entries, put together over the ranks."""
@@ -116,7 +132,7 @@ class Spreader:
     def visit(self, node: Node, inputs: list[Part]) -> Part:
         special = SPECIAL.get(node.op)
         if special is not None:
-            found = special(self, node, inputs)
+            found = getattr(self, special.__name__)(node, inputs)
             if found is not None:
                 return found
         elif node.op in REDUCTIONS and self.axis.name in node["over"]:
@@ -135,9 +151,9 @@ class Spreader:
         if not fresh and not any(part.split for part in inputs):
             return Part(self.again(node, [part.node for part in inputs], node.type))
         made = self.again(node, [self.local(part).node for part in inputs], self.type(node.type))
-        if self.has(made):
+        if self.has(node):
             return Part(made, True)
-        return self.collected("sum", made)  # a transpose (of a model, of a choice of entries) has summed over the axis
+        return self.collected("sum", made) if node.op in TRANSPOSES else Part(made)
 
     def again(self, node: Node, inputs: list[Node], type_: Type) -> Node:
         if type_ == node.type and all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
@@ -159,7 +175,7 @@ class Spreader:
         return Part(self.ops.source(self.type(node.type), node["kind"], *node["path"]), True)
 
     def range(self, node: Node, inputs: list[Part]) -> Part | None:
-        if node["axis"] != self.axis.name:
+        if not self.has(node):
             return None
         places = self.places()
         if node.type.target is not None:
@@ -167,10 +183,11 @@ class Spreader:
         return Part(places, True)
 
     def size(self, node: Node, inputs: list[Part]) -> Part | None:
-        return Part(self.ops.constant(self.placement.size)) if node["axis"] == self.axis.name else None
+        axis = node.inputs[0].type.axis(node["axis"])
+        return Part(self.ops.constant(self.placement.size)) if self.ours(axis) else None
 
     def one_hot(self, node: Node, inputs: list[Part]) -> Part | None:
-        if node["axis"] != self.axis.name:
+        if not self.ours(node.type.axis(node["axis"])):
             return None
         equal = self.ops.elementwise("eq", inputs[0].node, self.places())
         return Part(self.ops.expand(self.ops.where(equal, 1.0, 0.0), self.type(node.type).axes), True)
@@ -215,7 +232,7 @@ class Spreader:
         if not value.split or index.node.type.axes:
             if index.split or not self.has(node):
                 made = self.ops.make("gather", (self.whole(value), index.node), self.type(node.type), axis=node["axis"])
-                return Part(made, self.has(made))
+                return Part(made, self.has(node))
             return self.together(node, inputs)
         return Part(self.ops.make("transfer", (value.node, index.node), node.type, form="fetch", axis=self.axis.name))
 
@@ -249,15 +266,18 @@ class Spreader:
         assert scan.body is not None
         index = node["index"]
         like = scan.body.parameters[index] if index < scan["carries"] else scan.body.roots[index]
-        split = self.has(like) and like.type.axis(self.axis.name).size == self.axis.size and scan["axis"] != self.axis.name
+        split = self.axis in like.type.axes and scan["axis"] != self.axis.name
         made = self.ops.make("item", (scan,), self.type(node.type) if split else node.type, **dict(node.attrs))
-        return Part(made, split and self.has(made))
+        return Part(made, split and self.has(node))
 
 
 def along(node: Node) -> set[str]:
     """The axes that an operation looks along, and not only repeats itself over."""
-    if node.op in ELEMENTWISE or node.op in ("where", "choose", "expand", "leaf", "pack", "model", "model_vjp", "const", "element"):
+    if node.op in ELEMENTWISE or node.op in ("where", "choose", "expand", "model", "model_vjp", "const", "element"):
         return set()
+    if node.op in ("leaf", "pack"):
+        flat, leaves = (node.inputs[0], [node]) if node.op == "leaf" else (node, list(node.inputs))
+        return {"param", *(name for leaf in leaves for name in leaf.type.names if not flat.type.has(name))}
     if node.op == "rename":
         return {name for pair in zip(node.inputs[0].type.names, node.type.names, strict=True) if pair[0] != pair[1] for name in pair}
     if node.op == "linalg":

@@ -138,7 +138,9 @@ class Hold:
 
 @dataclass(frozen=True)
 class Update:
-    """One flow. `rollout` is what is taken once per unit, before mini-batches; `region` runs for every mini-batch."""
+    """One flow. `rollout` is what is taken once per unit, before mini-batches; `region` runs for every mini-batch. `spread`: what `over devices(..)`
+    shards (none | parameters); empty where each process does all of it.
+    """
 
     flow: str
     models: tuple[str, ...]
@@ -150,6 +152,7 @@ class Update:
     sliced: tuple[str, ...] = ()
     span: Span = NOWHERE
     facts: Mapping[str, Any] = field(default_factory=dict)
+    spread: str = ""
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ class Reader:
             facts["topology"] = _facts(doc.topology_facts)
         rollout = self.outer(doc.rollout) if doc.rollout is not None else None
         topology = self._topology(doc.topology)
-        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts)
+        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts, doc.spread)
 
     def _topology(self, doc: d.TopologyDoc | None) -> Any:
         if doc is None:

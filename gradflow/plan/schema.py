@@ -204,6 +204,7 @@ class UpdateDoc(Doc):
     span: Index
     facts: dict[str, Plain]
     topology_facts: FactsDoc | None
+    spread: Literal["", "none", "parameters"] = ""
 
 
 ActionDoc = Annotated[DrawDoc | HoldDoc | AssignDoc | UpdateDoc, Field(discriminator="kind")]

@@ -181,6 +181,7 @@ class Writer:
             "rollout": self.optional(action.rollout), "states": states, "stages": action.stages,
             "topology": self.topology(action.topology), "sliced": action.sliced,
             "span": self.span(action.span), "facts": _table(facts, f"`{action.flow}`"), "topology_facts": shown,
+            **({"spread": action.spread} if action.spread else {}),
         }  # fmt: skip
 
     def topology(self, topology: Any) -> dict[str, Any] | None:

@@ -171,6 +171,7 @@ class Run:
                     raise RunFailed(f"the input `{source['path'][0]}` of `{self.program.name}` is not given", span)
         self.clocks.seed = self.seed
         self.store.build(self.program, self.seed, self._start)
+        self.ranks.refuse(self.program, self.store.runners)
         self._dropping = any(dropout_of(part) for runner in self.store.runners.values() for part in runner.module.modules())
         plans = [plan_phase(i, phase, self.options.steps, self.batches) for i, phase in enumerate(self.program.phases)]
         self.clocks.plan((plan.phase, plan.count * plan.updates) for plan in plans)

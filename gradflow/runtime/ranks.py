@@ -8,18 +8,23 @@ Axes: the one that is spread over the ranks (node), whole or with a rank's own e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gradflow.graph.types import Type
+from gradflow.graph.types import Axis, Type
+from gradflow.placement.devices import spread_updates
 from gradflow.plan.program import Program, Update
 from gradflow.plan.rewriting import regions
+from gradflow.runtime.devices import dropout_of
+from gradflow.runtime.events import RunFailed
 
 if TYPE_CHECKING:
     from gradflow.backends.distributed import Communicator, Traffic
+    from gradflow.runtime.models import ModelRunner
 
 KEPT = ("param/", "state/", "held/")
 
@@ -55,8 +60,24 @@ class Ranks:
         from gradflow.placement.programs import placed
 
         result = placed(program, self.communicator.placement, exact)
-        self.dims = _split(result, self.communicator.placement.axis)
+        self.dims = _split(result, Axis(self.communicator.placement.axis, len(self.communicator.placement.own)))
         return result
+
+    def refuse(self, program: Program, runners: Mapping[str, ModelRunner]) -> None:
+        """Raises RunFailed for models over devices whose rows are not independent of one another, or drop others on every rank."""
+        if self.communicator is None:
+            return
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        for update in spread_updates(program):
+            for name in update.models:
+                parts = list(runners[name].module.modules()) if name in runners else []
+                what = "normalizes by the rows of a batch" if any(isinstance(part, _BatchNorm) for part in parts) else ""
+                what = "drops units at random" if any(dropout_of(part) for part in parts) else what
+                if what:
+                    raise RunFailed(
+                        f"`{name}` {what}, which would come out differently on {self.count} processes; run it without --nproc", update.span
+                    )
 
     # ---- values
 
@@ -120,24 +141,24 @@ class Ranks:
         return asked if self.communicator is None else self.communicator.agree(*asked)
 
 
-def _split(program: Program, axis: str) -> dict[str, int]:
+def _split(program: Program, axis: Axis) -> dict[str, int]:
     found: dict[str, int] = {}
     for _, region in regions(program):
         for name, node in region.results:
-            if name.startswith(KEPT) and node.type.has(axis):
-                found[name] = node.type.names.index(axis)
+            if name.startswith(KEPT) and axis in node.type.axes:
+                found[name] = node.type.axes.index(axis)
     for plan in program.models.values():
         for dim, lifted in enumerate(plan.lifted):
-            if lifted.name == axis:
+            if lifted == axis:
                 found[f"param/{plan.name}"] = dim
     for phase in program.phases:
         for action in phase.actions:
             if not isinstance(action, Update):
                 continue
             for state in action.states:
-                if state.type.has(axis):
-                    found[f"state/{action.flow}/{state.key}"] = state.type.names.index(axis)
+                if axis in state.type.axes:
+                    found[f"state/{action.flow}/{state.key}"] = state.type.axes.index(axis)
             for name, node in action.rollout.results if action.rollout is not None else ():
-                if node.type.has(axis):
-                    found[f"taken/{action.flow}/{name.split('/')[1]}"] = node.type.names.index(axis)
+                if axis in node.type.axes:
+                    found[f"taken/{action.flow}/{name.split('/')[1]}"] = node.type.axes.index(axis)
     return found
