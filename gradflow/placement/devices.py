@@ -10,7 +10,8 @@ Axes: sample (split by rows), param (split where parameters are sharded).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from gradflow.graph.graph import Graph, Node, ordered
@@ -19,7 +20,12 @@ from gradflow.graph.types import Axis, Type
 from gradflow.placement.partition import Placement
 from gradflow.placement.spread import Part, Spreader
 from gradflow.plan.program import Program, Update
-from gradflow.plan.rewriting import all_nodes
+from gradflow.plan.rewriting import all_nodes, rewritten
+
+
+class Unplaced(Exception):
+    """A program that cannot be spread over processes; `str(error)` says why and what would help."""
+
 
 DEVICE = "device"  # the axis of a placement whose entries are the processes themselves; no value has it
 ROWS = "sample"
@@ -43,6 +49,36 @@ class Rows:
     def stretches(self, rank: int, size: int) -> tuple[tuple[int, int], ...]:
         """Where a rank's entries stand among `size`: (start, stop) of each piece, in the order in which the rank has them."""
         return ((rank * size // self.ranks, (rank + 1) * size // self.ranks),)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Of every leaf of a model the rows of its first axis that FSDP2 gives a rank: equal stretches, the last ones shorter or empty."""
+
+    rank: int
+    ranks: int
+    leaves: tuple[tuple[int, ...], ...]
+
+    @property
+    def size(self) -> int:
+        return sum(map(math.prod, self.leaves))
+
+    @property
+    def least(self) -> int:
+        return 1
+
+    def stretches(self, rank: int, size: int) -> tuple[tuple[int, int], ...]:
+        found, place = [], 0
+        for rows, *rest in self.leaves:
+            row, most = math.prod(rest), -(-rows // self.ranks)
+            start, stop = min(rank * most, rows), min((rank + 1) * most, rows)
+            found.append((place + start * row, place + stop * row))
+            place += rows * row
+        return tuple(found)
+
+    def counts(self, rank: int) -> list[int]:
+        """How many coordinates of each leaf a rank has."""
+        return [stop - start for start, stop in self.stretches(rank, self.size)]
 
 
 def length(stretches: tuple[tuple[int, int], ...]) -> int:
@@ -167,6 +203,65 @@ class RowSpreader(Spreader):
         return self.together(node, inputs)
 
 
+class ShardSpreader(RowSpreader):
+    """Makes regions over for a rank that keeps a part of a model's coordinates. What needs them all, whole leaves say, has them gathered."""
+
+    kept = Spreader.kept
+
+    def __init__(self, ops: Operations, placement: Placement, shards: Shards, models: Collection[str]):
+        super().__init__(ops, placement, "param")
+        self.shards, self.models = shards, models
+
+    def ours(self, axis: Axis) -> bool:
+        return axis.name == "param" and axis.size == self.shards.size
+
+    def layout(self, whole: Type) -> Shards:  # type: ignore[override]
+        return self.shards
+
+    def collected(self, form: str, node: Node) -> Part:
+        return Spreader.collected(self, form, node)
+
+    def source(self, node: Node, inputs: list[Part]) -> Part:
+        if node["kind"] not in ("param", "state", "held", "rollout") or not self.has(node):
+            return Part(node)
+        return Part(self.ops.source(self.type(node.type), node["kind"], *node["path"]), True)
+
+    def size(self, node: Node, inputs: list[Part]) -> Part | None:
+        return Part(self.ops.constant(self.shards.size)) if self.ours(node.inputs[0].type.axis(node["axis"])) else None
+
+    def scan(self, node: Node, inputs: list[Part]) -> Part:
+        if node.body is not None and any(one.op in ("model", "model_vjp") and one["model"] in self.models for one in node.body.nodes()):
+            raise Unplaced("a loop calls the model, which cannot be done where parameters are sharded: use `devices(shard: none)`")
+        return self.together(node, inputs)
+
+
+def shards_of(program: Program, placement: Placement) -> dict[str, Shards]:
+    """The models whose parameters are sharded: the one that a flow trains so, and those with the same leaves. Raises Unplaced."""
+    named = {name for update in spread_updates(program) if update.spread == "parameters" for name in update.models}
+    if not named:
+        return {}
+    if len(named) > 1:
+        raise Unplaced(f"parameters of one model can be sharded, not of {', '.join(sorted(named))}: use `devices(shard: none)`")
+    first = program.models[min(named)]
+    leaves = tuple(leaf.shape for leaf in first.spec.leaves)
+    alike = [plan for plan in program.models.values() if plan.spec.size == first.spec.size]
+    for plan in alike:
+        why = ""
+        if plan.free or plan.start is not None or plan.lifted:
+            why = "is no single network"
+        elif plan.stored:
+            why = "is stored in a format"
+        elif plan.born:
+            why = "is made in a later phase"
+        elif tuple(leaf.shape for leaf in plan.spec.leaves) != leaves:
+            why = f"has as many parameters as `{first.name}`, and other leaves"
+        elif not all(leaf.shape for leaf in plan.spec.leaves):
+            why = "has parameters that are single numbers"
+        if why:
+            raise Unplaced(f"`{plan.name}` {why}, so its parameters cannot be sharded: use `devices(shard: none)`")
+    return {plan.name: Shards(placement.rank, placement.ranks, leaves) for plan in alike}
+
+
 def on_devices(program: Program, placement: Placement) -> Program:
     """The program of the placement's rank."""
     ops = Operations(Graph(count=max((node.id for node in all_nodes(program)), default=0)))
@@ -180,6 +275,18 @@ def on_devices(program: Program, placement: Placement) -> Program:
         replace(phase, actions=tuple(spread(one) if isinstance(one, Update) and one.spread else one for one in phase.actions))
         for phase in program.phases
     )
+    program = replace(program, phases=phases)
+    shards = shards_of(program, placement)
+    return _sharded(program, ShardSpreader(ops, placement, next(iter(shards.values())), shards)) if shards else program
+
+
+def _sharded(program: Program, spreader: ShardSpreader) -> Program:
+    program = rewritten(program, spreader.region)
+
+    def kept(update: Update) -> Update:
+        return replace(update, states=tuple(replace(state, type=spreader.type(state.type)) for state in update.states))
+
+    phases = tuple(replace(phase, actions=tuple(kept(one) if isinstance(one, Update) else one for one in phase.actions)) for phase in program.phases)
     return replace(program, phases=phases)
 
 

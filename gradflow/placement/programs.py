@@ -10,16 +10,12 @@ from dataclasses import replace
 from gradflow.graph.graph import Graph
 from gradflow.graph.operations import Operations
 from gradflow.passes.constants import is_closed
-from gradflow.placement.devices import DEVICE, on_devices, placement_on_devices, spread_updates, too_few_rows
+from gradflow.placement.devices import DEVICE, Unplaced, on_devices, placement_on_devices, shards_of, spread_updates, too_few_rows
 from gradflow.placement.partition import Placement, partition
 from gradflow.placement.sparse import Mixing, sparse_of, sparsely
 from gradflow.placement.spread import Spreader
 from gradflow.plan.program import Action, Program, Update
 from gradflow.plan.rewriting import all_nodes, rewritten
-
-
-class Unplaced(Exception):
-    """A program that cannot be spread over processes; `str(error)` says why and what would help."""
 
 
 def placement_of(program: Program, ranks: int, rank: int = 0) -> Placement:
@@ -31,7 +27,9 @@ def placement_of(program: Program, ranks: int, rank: int = 0) -> Placement:
             raise Unplaced(
                 few or f"`{program.name}` has flows over devices and flows over a topology; only one of the two can be spread over processes"
             )
-        return placement_on_devices(ranks, rank)
+        placement = placement_on_devices(ranks, rank)
+        shards_of(program, placement)
+        return placement
     if not sizes:
         raise Unplaced(
             f"`{program.name}` has no nodes to place on {ranks} processes, so each of them would do all of it; "

@@ -52,7 +52,7 @@ from gradflow.runtime.options import PLAIN, Options
 from gradflow.runtime.phases import PhasePlan, plan_phase, regions_of
 from gradflow.runtime.ranks import Ranks
 from gradflow.runtime.regions import Lowered, Regions, failures, sources_of
-from gradflow.runtime.snapshots import put_back, state_of, tensors_of
+from gradflow.runtime.snapshots import parts_of, put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
@@ -96,6 +96,7 @@ class Run:
         self.seed = options.seed if options.seed is not None else settings.get("seed", 0)
         real = PRECISIONS[self.precision]
         self.store = Store(self.device, real)
+        self.store.shards = self.ranks.shards
         self.batches = Batches(self.program, self.device, real, self.ranks.own)
         self.world = World(self.program, self.store, self.batches)
         self.regions = Regions(options.backend, self.store.runners, self.device, real, options.compile, options.optimize)
@@ -398,12 +399,14 @@ class Run:
         if self.folder is None or not plans or self._saved == self._place(plans):
             return
         try:
-            tensors = tensors_of(self)
+            tensors, temporary = tensors_of(self), None
+            if parts := parts_of(self):
+                temporary = self.ranks.write_parts(self.folder, self.clocks.tick, parts, self.device)
             if self.ranks.rank == 0:
                 metrics = self.folder / METRICS
                 if metrics.exists():
                     flush(metrics)
-                write_checkpoint(self.folder, self.clocks.tick, tensors, state_of(self, plans, self._elapsed()))
+                write_checkpoint(self.folder, self.clocks.tick, tensors, state_of(self, plans, self._elapsed()), temporary=temporary)
         except OSError as error:
             after = f"the one before it holds; then go on with `gradflow run --resume {self.folder}`"
             raise RunFailed(f"no checkpoint after {self.clocks.tick} units: {trouble(error)}; {after}") from error
