@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradflow.placement.devices import Rows, length
+from gradflow.placement.devices import Layout, length
 
 if TYPE_CHECKING:
     from gradflow.backends.distributed.communicator import Communicator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BUCKET = 25 << 20  # bytes
 
 
-def part(value: Tensor, layout: Rows, dim: int) -> Tensor:
+def part(value: Tensor, layout: Layout, dim: int) -> Tensor:
     """Of a whole value what this rank holds: a view where that stands together. Raises ValueError where there is too little for all ranks."""
     size = value.shape[dim]
     if size < layout.least:
@@ -36,7 +36,7 @@ def part(value: Tensor, layout: Rows, dim: int) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found, dim)
 
 
-def put_together(communicator: Communicator, value: Tensor, layout: Rows, dim: int) -> Tensor:
+def put_together(communicator: Communicator, value: Tensor, layout: Layout, dim: int) -> Tensor:
     """[.., own, ..] to [.., all, ..]."""
     size = layout.size
     if size is None:

@@ -81,6 +81,9 @@ class Shards:
         return [stop - start for start, stop in self.stretches(rank, self.size)]
 
 
+Layout = Rows | Shards
+
+
 def length(stretches: tuple[tuple[int, int], ...]) -> int:
     return sum(stop - start for start, stop in stretches)
 
@@ -109,7 +112,7 @@ def too_few_rows(program: Program, ranks: int) -> str:
 class RowSpreader(Spreader):
     """Makes the regions of a flow over for a rank that takes some rows of the batch. Results are whole on every rank."""
 
-    kept = ()
+    kept: tuple[str, ...] = ()
 
     def __init__(self, ops: Operations, placement: Placement, axis: str = ROWS):
         super().__init__(ops, placement)
@@ -131,7 +134,7 @@ class RowSpreader(Spreader):
 
     # ---- from one form to the other
 
-    def layout(self, whole: Type) -> Rows:
+    def layout(self, whole: Type) -> Layout:
         return Rows(self.placement.rank, self.placement.ranks, whole.axis(self.axis.name).size)
 
     def type(self, type_: Type) -> Type:
@@ -215,7 +218,7 @@ class ShardSpreader(RowSpreader):
     def ours(self, axis: Axis) -> bool:
         return axis.name == "param" and axis.size == self.shards.size
 
-    def layout(self, whole: Type) -> Shards:  # type: ignore[override]
+    def layout(self, whole: Type) -> Layout:
         return self.shards
 
     def collected(self, form: str, node: Node) -> Part:

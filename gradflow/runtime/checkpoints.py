@@ -221,7 +221,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"the checkpoint {folder} was written in another version of the format; this gradflow reads version {VERSION}")
     files = manifest.get("files")
     known = isinstance(files, dict) and all(isinstance(files.get(name), dict) for name in (TENSORS, STATE, *files))
-    known = known and all(name in (TENSORS, STATE) or PART.fullmatch(name) for name in files)
+    known = known and all(name in (TENSORS, STATE) or PART.fullmatch(name) for name in files or ())
     if not known or manifest.get("tick") != int(folder.name):
         raise CheckpointError(f"the checkpoint {folder} is damaged: {MANIFEST} does not say what is in it")
     return manifest

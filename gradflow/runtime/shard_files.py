@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gradflow.placement.devices import Shards
 
 FOLDER = "shards"
+FILE = 1 << 28  # bytes of whole tensors in one file
 KEY = re.compile(r"(.+)//([0-9]{1,2})//([0-9]{5})")
 
 
@@ -30,7 +32,6 @@ def write_shards(folder: Path, tensors: Mapping[str, tuple[Tensor, int]], layout
     """`tensors`: of this rank, each with the dimension of its coordinates. All ranks write into one folder. Raises OSError."""
     from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter, save
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Shard
 
     mesh = init_device_mesh(device.type, (layout.ranks,))
     found = {}
@@ -38,14 +39,29 @@ def write_shards(folder: Path, tensors: Mapping[str, tuple[Tensor, int]], layout
         moved = value.detach().movedim(dim, -1)
         before = tuple(moved.shape[:-1])
         for place, (leaf, piece) in enumerate(_leaves(moved, layout)):
-            shape = torch.Size((*before, *leaf))
-            stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-            made = DTensor.from_local(piece.contiguous(), mesh, [Shard(len(before))], run_check=False, shape=shape, stride=stride)
-            found[f"{name}//{dim}//{place:05d}"] = made
+            found[f"{name}//{dim}//{place:05d}"] = _spread(piece.contiguous(), mesh, len(before), (*before, *leaf))
     try:
-        save(found, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        save(found, storage_writer=HuggingFaceStorageWriter(str(folder), _files_of(found), save_distributed=True))
     except CheckpointException as error:
         raise OSError(", ".join(str(one[0] if isinstance(one, tuple) else one) for one in error.failures.values())) from error
+
+
+def _files_of(found: Mapping[str, Tensor]) -> dict[str, int]:
+    """Which file each goes into: one is put together in memory before it is written, so that none is large."""
+    files, filled = {}, 0
+    for key, value in found.items():
+        files[key] = 1 + filled // FILE
+        filled += value.numel() * value.element_size()
+    return files
+
+
+def _spread(piece: Tensor, mesh: Any, dim: int, shape: tuple[int, ...]) -> Tensor:
+    """A rank's piece as a part of the whole."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    made: Tensor = DTensor.from_local(piece, mesh, [Shard(dim)], run_check=False, shape=torch.Size(shape), stride=stride)
+    return made
 
 
 def _leaves(moved: Tensor, layout: Shards) -> Iterator[tuple[tuple[int, ...], Tensor]]:
@@ -64,16 +80,17 @@ def _sizes(folder: Path) -> dict[str, tuple[int, ...]]:
     from torch.distributed.checkpoint import HuggingFaceStorageReader
 
     metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
-    return {key: tuple(found.size) for key, found in metadata.state_dict_metadata.items()}
+    return {key: tuple(found.size) for key, found in metadata.state_dict_metadata.items() if hasattr(found, "size")}
 
 
 def read_shards(folder: Path, buffers: Mapping[str, Tensor], layout: Shards | None, device: torch.device) -> None:
-    """Writes into the buffers what stands there: whole ones where there is no layout, else this rank's parts. Raises ValueError where it does not fit."""
+    """Writes into the buffers what stands there: whole ones where there is no layout, else this rank's parts. Raises ValueError."""
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Shard
 
-    sizes, wanted, landed = _sizes(folder), {}, []
+    sizes = _sizes(folder)
+    wanted: dict[str, Tensor] = {}
+    landed: list[tuple[Tensor, list[Tensor]]] = []
     mesh = init_device_mesh(device.type, (layout.ranks,)) if layout is not None else None
     for name in names_of(folder):
         keys = sorted(key for key in sizes if key.startswith(f"{name}//"))
@@ -96,13 +113,11 @@ def read_shards(folder: Path, buffers: Mapping[str, Tensor], layout: Shards | No
         for key, leaf, shape in zip(keys, leaves, own, strict=True):
             piece = torch.empty((*before, *shape), dtype=buffer.dtype, device=buffer.device)
             pieces.append(piece)
-            whole = torch.Size((*before, *leaf))
-            stride = tuple(math.prod(whole[i + 1 :]) for i in range(len(whole)))
-            wanted[key] = (
-                piece if mesh is None else DTensor.from_local(piece, mesh, [Shard(len(before))], run_check=False, shape=whole, stride=stride)
-            )
+            wanted[key] = piece if mesh is None else _spread(piece, mesh, len(before), (*before, *leaf))
         landed.append((moved, pieces))
-    load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")  # one process: that is the intent
+        load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
     for moved, pieces in landed:
         with torch.no_grad():
             moved.copy_(torch.cat([piece.reshape(*moved.shape[:-1], -1) for piece in pieces], dim=-1))

@@ -10,6 +10,7 @@ Axes: param (the coordinates that this rank keeps), batch and outputs as in `mod
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +34,9 @@ class _Root(nn.Module):
         self.module = module
 
     def forward(self, use: Callable[[], Any]) -> Any:
-        return use()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing here writes into what a block returns
+            return use()
 
 
 class ShardedRunner(ModelRunner):
@@ -50,7 +53,8 @@ class ShardedRunner(ModelRunner):
             named[self.names[leaf.name]].requires_grad_(leaf.trained)
         for block in blocks_of(self.module):
             fully_shard(block, mesh=self.mesh)
-        self.root = fully_shard(_Root(self.module), mesh=self.mesh, reshard_after_forward=True)
+        self.root = _Root(self.module)
+        fully_shard(self.root, mesh=self.mesh, reshard_after_forward=True)
         self.groups = [part for part in self.root.modules() if isinstance(part, FSDPModule)]
         for group in self.groups:
             group.set_gradient_divide_factor(1.0)

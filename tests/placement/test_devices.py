@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -15,7 +16,18 @@ from gradflow.backends.reference import lower
 from gradflow.graph.graph import Graph, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.spec import verify
-from gradflow.placement.devices import DEVICE, READ, Rows, RowSpreader, on_devices, placement_on_devices
+from gradflow.graph.types import Axis
+from gradflow.placement.devices import (
+    DEVICE,
+    READ,
+    Rows,
+    RowSpreader,
+    Shards,
+    ShardSpreader,
+    on_devices,
+    placement_on_devices,
+    shards_of,
+)
 from gradflow.placement.programs import Unplaced, placement_of
 from gradflow.plan.artifact import decode, encode
 from gradflow.plan.program import Program, Update
@@ -66,9 +78,14 @@ def same(one: Program, count: int, **options: Any) -> None:
             torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
 
 
+def update_of(one: Program) -> Update:
+    (update,) = (action for phase in one.phases for action in phase.actions if isinstance(action, Update))
+    return update
+
+
 def forms(one: Program, count: int = 2) -> list[tuple[str, str]]:
     """What crosses between the ranks in the flow's region."""
-    (update,) = (a for phase in on_devices(optimized(one), placement_on_devices(count)).phases for a in phase.actions if isinstance(a, Update))
+    update = update_of(on_devices(optimized(one), placement_on_devices(count)))
     nodes = update.region.nodes()
     verify(update.region, "place")
     return sorted((node["form"] if node.op == "transfer" else "gradient") for node in nodes if node.op == "transfer" or node.get("summed"))
@@ -275,3 +292,101 @@ def test_rows_that_are_not_independent_are_refused() -> None:
     dropping = program(model="mlp(64, 16, 10, dropout: 0.5)")
     with pytest.raises(RunFailed, match="`net` drops units at random"):
         on_ranks(dropping, 2, Options(precision="float64"))
+
+
+# ---- sharded parameters: what a rank keeps, and regions over it
+
+
+LEAVES = ((5, 3), (4,), (1, 5))  # 24 coordinates, which no number of ranks divides
+
+
+def test_shards_cover_every_leaf_as_fully_shard_does() -> None:
+    for ranks in (1, 2, 3, 7):
+        layouts = [Shards(rank, ranks, LEAVES) for rank in range(ranks)]
+        held = sorted(i for one in layouts for start, stop in one.stretches(one.rank, one.size) for i in range(start, stop))
+        assert held == list(range(24))
+        for one in layouts:
+            chunks = [torch.empty(leaf).chunk(ranks) for leaf in LEAVES]
+            assert one.counts(one.rank) == [chunk[one.rank].numel() if one.rank < len(chunk) else 0 for chunk in chunks]
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_region_over_shards_gives_what_the_whole_one_does(name: str) -> None:
+    """Parameters and states come in parts; what is shown is whole."""
+    region, inputs = ALL[name]()
+    if not any(Axis("param", 24) in source.type.axes for source in sources_of(region)):
+        return
+    expected = lower(region)(inputs)
+    meeting, found, errors = Meeting(3), [None] * 3, []
+
+    def body(rank: int) -> None:
+        placement, layout = placement_on_devices(3, rank), Shards(rank, 3, LEAVES)
+        use(ThreadCommunicator(placement, meeting))
+        try:
+            shown = Region(tuple((f"report/{key}", node) for key, node in region.results), region.parameters, region.name)
+            placed = ShardSpreader(Operations(Graph(count=10_000)), placement, layout, ()).region(shown)
+            verify(placed, "place")
+            given = {}
+            for source in sources_of(region):
+                value = numpy.asarray(inputs[source["kind"], *source["path"]])
+                if source["kind"] in ("param", "state", "held", "rollout") and Axis("param", 24) in source.type.axes:
+                    value = part(torch.tensor(value), layout, source.type.names.index("param")).numpy()
+                given[source["kind"], *source["path"]] = value
+            found[rank] = lower(placed)(given)
+        except BaseException as error:
+            errors.append(error)
+            meeting.barrier.abort()
+
+    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+    for one in found:
+        for key, value in expected.items():
+            numpy.testing.assert_allclose(one[f"report/{key}"], value, rtol=1e-12, atol=1e-12)  # type: ignore[index]
+
+
+SHARDED = " over devices(shard: parameters)"
+
+
+def test_elementwise_updates_send_only_norms() -> None:
+    """No coordinates are gathered: FSDP2 alone moves those, around a call of the model."""
+    assert forms(program(over=SHARDED)) == ["gradient", "part", "part", "sum", "sum"]  # of the loss, and of the gradient's norm
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_rank_keeps_its_share(count: int) -> None:
+    """Bytes of parameters and states: a part, and no more than one row of each leaf above it."""
+    one = optimized(program(over=SHARDED))
+    whole = sum(state.type.axes[0].size or 0 for state in update_of(one).states) + one.models["net"].spec.size
+    rows = sum(math.prod(leaf.shape[1:]) for leaf in one.models["net"].spec.leaves)
+    for rank in range(count):
+        placement = placement_on_devices(count, rank)
+        layout = shards_of(one, placement)["net"]
+        kept = sum(state.type.axes[0].size or 0 for state in update_of(on_devices(one, placement)).states) + sum(layout.counts(rank))
+        assert kept <= whole / count + 3 * rows
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("model other = mlp(64, 16, 10)\n  flow net, other over devices(shard: parameters): cross_entropy(net(train.x) + other(train.x), train.y)",
+         "parameters of one model can be sharded, not of net, other"),
+        ("model odd = linear(1209)\n  flow odd: norm(odd) -> backprop -> sgd(0.1)"
+         "\n  flow net over devices(shard: parameters): cross_entropy(net(train.x), train.y)", "`odd` has as many parameters as `net`, and other"),
+    ],
+)  # fmt: skip
+def test_models_that_cannot_be_sharded(lines: str, said: str) -> None:
+    text = f"""
+pipeline p() {{
+  data train, test = digits(batch: 8)
+  model net = mlp(64, 16, 10)
+  {lines} -> backprop -> sgd(lr: 0.1)
+  train 2 steps (seed: 0)
+}}
+"""
+    with pytest.raises(Unplaced, match=said):
+        placement_of(written(text), 2)

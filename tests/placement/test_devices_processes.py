@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,56 @@ def test_a_part_that_is_damaged_or_missing_is_refused(tmp_path: Path) -> None:
     (folder / "shards" / "other.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="nothing is said of shards/other"):
         read_checkpoint(folder)
+
+
+AHEAD = """
+projection ahead() {
+  return grad(at: param - 0.1 * grad) + 0.5 * grad(at: param, fresh: 1)
+}
+
+pipeline looked() {
+  data  train, test = digits(batch: 50)
+  model net = mlp(64, 24, 10)
+  model average = copy(net)
+  average <- 0.9 * average + 0.1 * net
+  flow net over devices(shard: parameters): cross_entropy(net(train.x), train.y) -> backprop -> ahead() -> (muon() on [row, col] | adamw())
+  train 5 steps (seed: 0) { every 5 steps { report accuracy = accuracy(average(test.x), test.y); report size = norm(net) } }
+}
+
+pipeline words() {
+  data  tasks  = combination_lock(prompts: 8, length: 2, vocabulary: 4)
+  model policy = transformer(layers: 2, width: 32)
+  samples ~ sample(policy, tasks, group: 8)
+  live = score(policy, samples)
+  flow policy over devices(shard: parameters): mean(0 - live.logp, over: [sample, token], where: live.mask) -> backprop -> clip_norm(1) -> adamw()
+  train 2 rollouts (seed: 0, epochs: 2, minibatches: 2) { every 1 rollouts { report reward = mean(samples.reward, over: sample) } }
+}
+"""
+
+
+@pytest.mark.parametrize(("pipeline", "options"), [("looked", []), ("words", []), ("words", ["--micro", "4"])])
+def test_other_points_whole_matrices_blocks_and_micro_batches(tmp_path: Path, pipeline: str, options: list[str]) -> None:
+    (tmp_path / "more.gflow").write_text(AHEAD)
+    words = [f"more.gflow:{pipeline}", *WORDS]
+    alone = gradflow(tmp_path, "run", *words, "--name", "alone")
+    assert alone.returncode == 0, alone.stderr
+    three = gradflow(tmp_path, "run", *words, *options, "--name", "three", "--nproc", "3")
+    assert three.returncode == 0, three.stderr
+    assert "Warning" not in three.stderr
+    wanted = tensors(tmp_path / "runs/alone")
+    found = whole(tmp_path / "runs/three", wanted)
+    assert "param/average" in found or pipeline == "words"
+    for name in (name for name in wanted if name.startswith(("param/", "state/"))):
+        value = found[name] if name in found else tensors(tmp_path / "runs/three")[name]
+        torch.testing.assert_close(value, wanted[name], rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+    reports = [list(reported(tmp_path / "runs" / name)) for name in ("alone", "three")]
+    assert len(reports[0]) == len(reports[1]) > 0
+    for one_report, other in zip(*reports, strict=True):
+        assert other == pytest.approx(one_report, rel=1e-9)
+
+
+def reported(run: Path) -> Iterator[dict[str, float]]:
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["event"] == "report":
+            yield record["values"]
