@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradflow.backends.distributed.devices import part, put_together
 from gradflow.graph.graph import Node
 from gradflow.language.source import NOWHERE, Span
 from gradflow.placement.partition import Placement
@@ -121,6 +122,29 @@ class Communicator:
         if self._back is not None:
             whole = whole[self._back]
         return whole.to(value.dtype).movedim(0, dim)
+
+    def pieces(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """Every rank's rows: `counts` says how many each has."""
+        narrow = NARROW.get(rows.dtype)
+        own = rows.new_zeros((max(counts), *rows.shape[1:]), dtype=narrow or rows.dtype)
+        own[: rows.shape[0]] = rows
+        found = [torch.empty_like(own) for _ in range(self.ranks)]
+        self._sent(rows.numel() * own.element_size() * (self.ranks - 1))
+        with self.waiting():
+            dist.all_gather(found, own)
+        return [piece[:count].to(rows.dtype) for piece, count in zip(found, counts, strict=True)]
+
+    def begin_sum(self, value: Tensor) -> Callable[[], None]:
+        """Begins to sum a contiguous tensor in place over the ranks; what is returned waits for the end."""
+        self._sent(2 * value.numel() * value.element_size() * (self.ranks - 1) // self.ranks)
+        with self.waiting():
+            work = dist.all_reduce(value, async_op=True)
+
+        def end() -> None:
+            with self.waiting():
+                work.wait()
+
+        return end
 
     def fetch(self, value: Tensor, index: Any, dim: int) -> Tensor:
         number = int(index)
@@ -266,8 +290,10 @@ def transfer(form: str, dim: int, span: Span, value: Tensor, more: Any = None) -
     """A `transfer` on tensors. `dim`: the split axis of the value; `span`: what asks for it; `more`: the number that is fetched, a halo's route."""
     communicator = connected()
     try:
+        if form == "part":
+            return part(value, more, dim)
         if form == "gather":
-            return communicator.gather(value, dim)
+            return communicator.gather(value, dim) if more is None else put_together(communicator, value, more, dim)
         if form == "halo":
             return communicator.halo(value, more, dim)
         return communicator.fetch(value, more, dim) if form == "fetch" else communicator.reduce(form, value)

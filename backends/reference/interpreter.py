@@ -232,7 +232,8 @@ class _Run:
         runner, params, args, options, _ = self.call(node, arrays)
         first = 1 + len(node["fields"])
         cotangents = {name: self.tensor(array, runner) for name, array in zip(node["outputs"], arrays[first:], strict=True)}
-        found = runner.vjp(node["method"], params, args, cotangents, node["wrt"], options, params_axes=node.inputs[0].type.names)
+        more = {"summed": True} if node.get("summed") else {}
+        found = runner.vjp(node["method"], params, args, cotangents, node["wrt"], options, params_axes=node.inputs[0].type.names, **more)
         wrt = 0 if node["wrt"] == "params" else 1 + node["fields"].index(node["wrt"])
         return align(as_array(found, "real"), node.inputs[wrt].type.names, node.type.names)
 

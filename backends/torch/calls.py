@@ -93,4 +93,5 @@ class ModelCalls:
         wrt = node.inputs[0] if node["wrt"] == "params" else node.inputs[1 + fields.index(node["wrt"])]
         text = self.call(w, node, "vjp", f"{{{', '.join(cotangents)}}}", repr(node["wrt"]))
         text += f", tape={tape!r}" if len(tape) > 1 else ""
+        text += ", summed=True" if node.get("summed") else ""
         return permuted(f"{text}{', last=True' if last else ''})", wrt.type.names, node.type.names)

@@ -435,6 +435,7 @@ def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options:
 from gradflow.builtins import axes as _axes  # noqa: E402,F401
 from gradflow.builtins import buffers as _buffers  # noqa: E402,F401
 from gradflow.builtins import derivatives as _derivatives  # noqa: E402,F401
+from gradflow.builtins import devices as _devices  # noqa: E402,F401
 from gradflow.builtins import draws as _draws  # noqa: E402,F401
 from gradflow.builtins import graphs as _graphs  # noqa: E402,F401
 from gradflow.builtins import losses as _losses  # noqa: E402,F401

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ OWN = {"--nproc": 1, "--elastic": 0}  # the launcher's options, and how many wor
 
 def launched(options: argparse.Namespace, program: Program) -> int:
     """Starts the processes of a run and waits for them."""
+    from gradflow.placement.devices import spread_updates
     from gradflow.placement.programs import Unplaced, placement_of
 
     try:
@@ -35,6 +37,8 @@ def launched(options: argparse.Namespace, program: Program) -> int:
         raise UsageError(str(error)) from None
     from gradflow.backends.distributed.launch import launch
 
+    if any(update.spread == "parameters" for update in spread_updates(program)):
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 20))  # what FSDP2 frees, layer by layer, goes back: else it stays, in pieces
     try:
         lost = launch(["run", *handed_on(options.words)], options.nproc, RESTARTS if options.elastic else 0)
     except KeyboardInterrupt:
@@ -79,8 +83,10 @@ def joined(program: Program, settings: Options) -> Iterator[Ranks]:
     with joining(device) as (rank, count, store):
         try:
             if rank == 0:
-                store.set("placement", json.dumps(placement_of(program, count).parts))
-            placement = Placement(tuple(map(tuple, json.loads(store.get("placement")))), rank)
+                found = placement_of(program, count)
+                store.set("placement", json.dumps([found.axis, found.parts]))
+            axis, parts = json.loads(store.get("placement"))
+            placement = Placement(tuple(map(tuple, parts)), rank, axis)
         except Unplaced as error:
             raise RunFailed(str(error)) from None
         communicator = Communicator(placement, device, store)
@@ -112,8 +118,6 @@ def _told_once(error: RunFailed | RankLost, communicator: Communicator) -> RunFa
 
 def under_torchrun() -> bool:
     """Without importing torch: most runs are alone."""
-    import os
-
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

@@ -7,9 +7,10 @@ the axis `node` when a node-dependent change is written to it).
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gradflow.builtins.devices import unexchanged
 from gradflow.graph.graph import Node, ordered, substitute
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
@@ -43,6 +44,7 @@ class ElaboratedFlow:
     notes: tuple[tuple[str, str, str, str], ...] = ()
     events: Any = None
     stated: tuple[str, ...] = ()
+    spread: str = ""
 
 
 def no_objective(first: Any, span: Span, word: str) -> Mistake:
@@ -313,10 +315,13 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
     if statement.per is not None:
         raise unbuilt(statement.targets[0].span, "`flow .. per axis` cannot run yet", f"leave out `per {statement.per}`")
     parts = all_trained(e, statement.targets, scope)
-    topology = None
+    topology: Any = None
+    spread = ""
     if statement.over is not None:
         topology = e.evaluate(statement.over, scope)
-        if not isinstance(topology, v.Topology):
+        if isinstance(topology, v.Devices):
+            topology, spread = None, topology.shard
+        elif not isinstance(topology, v.Topology):
             raise mistake(
                 "E0301", statement.over.span, f"a flow runs over a topology, this is {v.kind_name(topology)}",
                 why="`over` says which nodes there are and who is linked to whom",
@@ -327,6 +332,8 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
     chain = flatten(value) if isinstance(value, v.ChainOf) else [value]
     for stage in chain:
         if isinstance(stage, v.Stage) and stage.kind == "exchange":
+            if spread:
+                raise unexchanged(stage, statement.over.span if statement.over is not None else statement.span)
             check_over(e, stage, topology, statement.over.span if statement.over is not None else statement.span)
     if topology is not None and not any(isinstance(stage, v.Stage) and stage.kind == "exchange" for stage in chain):
         place = statement.over.span if statement.over is not None else statement.span
@@ -342,4 +349,4 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
             why="a flow is an objective, then an estimator, projections, an exchange and an update",
             fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
         )  # fmt: skip
-    return FlowElaborator(e, name, parts, chain, topology, scope, statement.span).run()
+    return replace(FlowElaborator(e, name, parts, chain, topology, scope, statement.span).run(), spread=spread)

@@ -371,7 +371,7 @@ class PipelineElaborator:
                 if plan.spec.divide is not None and flow.topology.nodes is not None:
                     self.data[plan.name] = replace(plan, nodes=flow.topology.nodes)
         names = tuple(m.name for m in flow.models)
-        return p.Update(flow.name, names, region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts, flow.events)
+        return p.Update(flow.name, names, region, rollout, flow.states, flow.stages, flow.topology, (), flow.span, facts, flow.events, flow.spread)
 
     def train(self, statement: s.Train) -> None:
         unit = UNITS.get(statement.unit, statement.unit)

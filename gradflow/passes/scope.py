@@ -34,7 +34,7 @@ def standard_folder() -> Path:
 def standard_files() -> tuple[Path, ...]:
     """Baselines first, then methods: a name that both define means the baseline's."""
     root = standard_folder()
-    return tuple(path for folder in ("baselines", "methods") for path in sorted((root / folder).glob("*.gflow")))
+    return tuple(path for folder in ("baselines", "methods", "examples") for path in sorted((root / folder).glob("*.gflow")))
 
 
 def example_files() -> tuple[Path, ...]:

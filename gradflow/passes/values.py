@@ -161,6 +161,13 @@ class Topology:
 
 
 @dataclass(frozen=True)
+class Devices:
+    """The processes of the run, where a topology stands. `shard`: what of the model is spread over them (none | parameters)."""
+
+    shard: str = "none"
+
+
+@dataclass(frozen=True)
 class Model:
     """A declared model; its parameters are the source ("param", name) unless the context says otherwise."""
 
@@ -228,7 +235,7 @@ NAMED = {
 }  # fmt: skip
 UNNAMED: dict[type, str] = {
     LambdaValue: "a function", Record: "a record", ChainOf: "a chain of stages", OnlyOn: "a stage", FirstFitting: "a choice of stages",
-    Missing: "a missing input", StageCall: "a stage", tuple: "a tuple", list: "a list",
+    Devices: "the processes of the run", Missing: "a missing input", StageCall: "a stage", tuple: "a tuple", list: "a list",
 }  # fmt: skip
 
 

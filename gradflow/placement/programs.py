@@ -10,6 +10,7 @@ from dataclasses import replace
 from gradflow.graph.graph import Graph
 from gradflow.graph.operations import Operations
 from gradflow.passes.constants import is_closed
+from gradflow.placement.devices import DEVICE, Unplaced, on_devices, placement_on_devices, shards_of, spread_updates, too_few_rows
 from gradflow.placement.events import placed_events
 from gradflow.placement.partition import Placement, partition
 from gradflow.placement.sparse import Mixing, sparse_of, sparsely
@@ -18,17 +19,22 @@ from gradflow.plan.program import Action, Program, Update
 from gradflow.plan.rewriting import all_nodes, rewritten
 
 
-class Unplaced(Exception):
-    """A program that cannot be spread over processes; `str(error)` says why and what would help."""
-
-
 def placement_of(program: Program, ranks: int, rank: int = 0) -> Placement:
-    """Where the nodes of a program are. Raises Unplaced."""
+    """Where the nodes of a program are; over devices, a place for each process. Raises Unplaced."""
     sizes = {update.topology.nodes for update in _updates(program) if update.topology is not None}
+    if any(spread_updates(program)):
+        few = too_few_rows(program, ranks)
+        if sizes or few:
+            raise Unplaced(
+                few or f"`{program.name}` has flows over devices and flows over a topology; only one of the two can be spread over processes"
+            )
+        placement = placement_on_devices(ranks, rank)
+        shards_of(program, placement)
+        return placement
     if not sizes:
         raise Unplaced(
             f"`{program.name}` has no nodes to place on {ranks} processes, so each of them would do all of it; "
-            "let a flow run over a topology (`flow net over ring(16): ..`), or run it without --nproc"
+            "let a flow run over a topology (`flow net over ring(16): ..`) or over devices (`flow net over devices(): ..`), or run it without --nproc"
         )
     if len(sizes) > 1 or None in sizes:
         said = ", ".join(sorted(map(str, sizes)))
@@ -73,6 +79,8 @@ def _without_events(program: Program) -> Program:
 
 def placed(program: Program, placement: Placement, exact: bool = False) -> Program:
     """The program of the placement's rank: what it computes, and what it keeps."""
+    if placement.axis == DEVICE:
+        return on_devices(program, placement)
     ops = Operations(_fresh(program))
     spreader = Spreader(ops, placement, exact, Mixing(ops))
     events = {update.flow: update.events for update in _updates(program) if update.events is not None}

@@ -54,6 +54,8 @@ class Route:
 class Spreader:
     """Makes regions over for one rank."""
 
+    kept: tuple[str, ...] = KEPT
+
     def __init__(self, ops: Operations, placement: Placement, exact: bool = False, products: Mixing | None = None):
         self.ops = ops
         self.products = products
@@ -69,7 +71,7 @@ class Spreader:
         results = []
         for name, node in region.results:
             part = self.part(node)
-            results.append((name, self.local(part).node if name.startswith(KEPT) else self.whole(part)))
+            results.append((name, self.local(part).node if name.startswith(self.kept) else self.whole(part)))
         return Region(tuple(results), bound or region.parameters, region.name)
 
     def part(self, root: Node) -> Part:
@@ -101,8 +103,12 @@ class Spreader:
         if part.split or not self.has(part.node):
             return part
         if part.node.id not in self.localized:
-            self.localized[part.node.id] = self.ops.gather(part.node, self.places(), self.axis.name)
+            self.localized[part.node.id] = self.own(part.node)
         return Part(self.localized[part.node.id], True)
+
+    def own(self, node: Node) -> Node:
+        """Of a whole value the entries that this rank holds."""
+        return self.ops.gather(node, self.places(), self.axis.name)
 
     def places(self) -> Node:
         """The numbers of the entries that this rank holds."""
@@ -126,7 +132,7 @@ class Spreader:
     def visit(self, node: Node, inputs: list[Part]) -> Part:
         special = SPECIAL.get(node.op)
         if special is not None:
-            found = special(self, node, inputs)
+            found = getattr(self, special.__name__)(node, inputs)
             if found is not None:
                 return found
         elif node.op in REDUCTIONS and self.axis.name in node["over"]:

@@ -138,7 +138,9 @@ class Hold:
 
 @dataclass(frozen=True)
 class Update:
-    """One flow. `rollout` is what is taken once per unit, before mini-batches; `region` runs for every mini-batch."""
+    """One flow. `rollout` is what is taken once per unit, before mini-batches; `region` runs for every mini-batch. `spread`: what `over devices(..)`
+    shards (none | parameters); empty where each process does all of it.
+    """
 
     flow: str
     models: tuple[str, ...]
@@ -151,6 +153,7 @@ class Update:
     span: Span = NOWHERE
     facts: Mapping[str, Any] = field(default_factory=dict)
     events: Any = None  # gradflow.events.plan.EventPlan: the nodes act at events, and `region` only looks at them
+    spread: str = ""
 
 
 @dataclass(frozen=True)

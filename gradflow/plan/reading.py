@@ -230,7 +230,8 @@ class Reader:
             facts["topology"] = _facts(doc.topology_facts)
         rollout = self.outer(doc.rollout) if doc.rollout is not None else None
         topology, events = self._topology(doc.topology), undocumented(doc.events, self, models)
-        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, self.span(doc.span), facts, events)
+        where = self.span(doc.span)
+        return p.Update(doc.flow, doc.models, region, rollout, states, doc.stages, topology, doc.sliced, where, facts, events, doc.spread)
 
     def _topology(self, doc: d.TopologyDoc | None) -> Any:
         if doc is None:

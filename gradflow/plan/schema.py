@@ -238,6 +238,7 @@ class UpdateDoc(Doc):
     facts: dict[str, Plain]
     topology_facts: FactsDoc | None
     events: EventsDoc | None = None
+    spread: Literal["", "none", "parameters"] = ""
 
 
 ActionDoc = Annotated[DrawDoc | HoldDoc | AssignDoc | UpdateDoc, Field(discriminator="kind")]

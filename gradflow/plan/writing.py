@@ -181,6 +181,7 @@ class Writer:
             "topology": self.topology(action.topology), "sliced": action.sliced,
             "span": self.span(action.span), "facts": _table(facts, f"`{action.flow}`"), "topology_facts": shown,
             "events": events.document(action.events, self),
+            **({"spread": action.spread} if action.spread else {}),
         }  # fmt: skip
 
     def topology(self, topology: Any) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
     checkpoints/TICK/tensors.safetensors    parameters, states, what is held, random state
     checkpoints/TICK/state.msgpack          clocks, the place in the program, what was learnt so far
-    checkpoints/TICK/manifest.json          written last: the format's version, and size and SHA-256 of the other two
+    checkpoints/TICK/shards/*.safetensors   where parameters are sharded: these and their states, every rank's part (`shard_files.py`)
+    checkpoints/TICK/manifest.json          written last: the format's version, and size and SHA-256 of the others
 
 Everything is written into a folder with a temporary name and flushed to the disk, the manifest last; then the folder gets its name. TICK is
 the number of units done. The last `KEEP` are kept. Reading checks sizes and hashes before anything is decoded, so that a damaged checkpoint
@@ -27,12 +28,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gradflow.runtime.files import discard, flush, write_flushed
+from gradflow.runtime.shard_files import FOLDER as SHARDS
 
 VERSION = 2
 FOLDER = "checkpoints"
 TENSORS = "tensors.safetensors"
 STATE = "state.msgpack"
 MANIFEST = "manifest.json"
+PART = re.compile(rf"{SHARDS}/[A-Za-z0-9_-]+\.safetensors")
 KEEP = 2
 LARGEST_MANIFEST = 1 << 16
 LARGEST_STATE = 1 << 28
@@ -55,18 +58,34 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
+    @property
+    def shards(self) -> Path | None:
+        """Where the parts of what was spread over ranks are, if anything was."""
+        return self.path / SHARDS if (self.path / SHARDS).is_dir() else None
+
 
 # ---- writing
 
 
-def write_checkpoint(run: Path, tick: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP) -> Path:
+def begin_checkpoint(run: Path, tick: int) -> Path:
+    """The folder, empty, in which one is put together, and where ranks put their parts before the rest is written. Raises OSError."""
+    temporary = place_of(run, tick).with_suffix(".tmp")
+    discard(temporary)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def write_checkpoint(
+    run: Path, tick: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP, temporary: Path | None = None
+) -> Path:
     """Writes `run`/checkpoints/TICK and returns it; one that is there already is replaced, older and later ones go. Raises OSError."""
     folder = place_of(run, tick)
-    temporary = folder.with_suffix(".tmp")
-    discard(temporary)
+    temporary = temporary or begin_checkpoint(run, tick)
     try:
-        temporary.mkdir(parents=True)
-        hashes = {TENSORS: _written(temporary / TENSORS, _safetensors(tensors)), STATE: _written(temporary / STATE, iter([packed(tick, state)]))}
+        hashes = {f"{SHARDS}/{path.name}": _hashed(path) for path in sorted((temporary / SHARDS).glob("*"))}
+        if hashes:
+            flush(temporary / SHARDS)
+        hashes |= {TENSORS: _written(temporary / TENSORS, _safetensors(tensors)), STATE: _written(temporary / STATE, iter([packed(tick, state)]))}
         write_flushed(temporary / MANIFEST, (json.dumps({"version": VERSION, "tick": tick, "files": hashes}, indent=2) + "\n").encode())
         flush(temporary)
         _move(temporary, folder)
@@ -100,6 +119,16 @@ def _written(path: Path, pieces: Iterator[bytes | memoryview]) -> dict[str, Any]
             yield piece
 
     write_flushed(path, seen())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _hashed(path: Path) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+        os.fsync(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -191,7 +220,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         raise CheckpointError(f"the checkpoint {folder} was written in another version of the format; this gradflow reads version {VERSION}")
     files = manifest.get("files")
-    known = isinstance(files, dict) and all(isinstance(files.get(name), dict) for name in (TENSORS, STATE))
+    known = isinstance(files, dict) and all(isinstance(files.get(name), dict) for name in (TENSORS, STATE, *files))
+    known = known and all(name in (TENSORS, STATE) or PART.fullmatch(name) for name in files or ())
     if not known or manifest.get("tick") != int(folder.name):
         raise CheckpointError(f"the checkpoint {folder} is damaged: {MANIFEST} does not say what is in it")
     return manifest
@@ -199,7 +229,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Size first, then the hash, block by block."""
-    for name in (TENSORS, STATE):
+    written = {f"{SHARDS}/{path.name}" for path in (folder / SHARDS).glob("*")}
+    if unknown := written - set(manifest["files"]):
+        raise CheckpointError(f"the checkpoint {folder} is damaged: nothing is said of {min(unknown)}")
+    for name in manifest["files"]:
         said = manifest["files"][name]
         with open(folder / name, "rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -56,7 +56,7 @@ from gradflow.runtime.options import PLAIN, Options
 from gradflow.runtime.phases import PhasePlan, plan_phase, regions_of
 from gradflow.runtime.ranks import Ranks
 from gradflow.runtime.regions import Lowered, Regions, failures, sources_of
-from gradflow.runtime.snapshots import put_back, state_of, tensors_of
+from gradflow.runtime.snapshots import parts_of, put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
@@ -106,6 +106,7 @@ class Run:
         real = PRECISIONS[self.precision]
         self.sending = sending_of(sent, real.itemsize, options.network)
         self.store = Store(self.device, real)
+        self.store.shards = self.ranks.shards
         self.batches = Batches(self.program, self.device, real, self.ranks.own)
         self.world = World(self.program, self.store, self.batches)
         self.regions = Regions(options.backend, self.store.runners, self.device, real, options.compile, options.optimize)
@@ -184,6 +185,7 @@ class Run:
                     raise RunFailed(f"the input `{source['path'][0]}` of `{self.program.name}` is not given", span)
         self.clocks.seed = self.seed
         self.store.build(self.program, self.seed, self._start)
+        self.ranks.refuse(self.program, self.store.runners)
         self._dropping = any(dropout_of(part) for runner in self.store.runners.values() for part in runner.module.modules())
         plans = [plan_phase(i, phase, self.options.steps, self.batches) for i, phase in enumerate(self.program.phases)]
         self.units = sum(plan.count for plan in plans)
@@ -442,12 +444,14 @@ class Run:
         if self.folder is None or not plans or self._saved == self._place(plans):
             return
         try:
-            tensors = tensors_of(self)
+            tensors, temporary = tensors_of(self), None
+            if parts := parts_of(self):
+                temporary = self.ranks.write_parts(self.folder, self.clocks.tick, parts, self.device)
             if self.ranks.rank == 0:
                 metrics = self.folder / METRICS
                 if metrics.exists():
                     flush(metrics)
-                write_checkpoint(self.folder, self.clocks.tick, tensors, state_of(self, plans, self._elapsed()))
+                write_checkpoint(self.folder, self.clocks.tick, tensors, state_of(self, plans, self._elapsed()), temporary=temporary)
         except OSError as error:
             after = f"the one before it holds; then go on with `gradflow run --resume {self.folder}`"
             raise RunFailed(f"no checkpoint after {self.clocks.tick} units: {trouble(error)}; {after}") from error

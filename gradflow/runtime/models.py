@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from gradflow.library.catalogue import ModelSpec, catalogue
+
+if TYPE_CHECKING:
+    from gradflow.backends.distributed.devices import Buckets
 
 Axes = tuple[str, ...]
 Arguments = Mapping[str, tuple[Any, Axes]]
@@ -117,21 +120,24 @@ class ModelRunner:
         params_axes: Axes,
         last: bool = False,
         tape: Sequence[str] = (),
+        summed: bool = False,
     ) -> Tensor:
         """The cotangents pulled back to the parameters (axes as `params`) or to one argument (axes as given).
 
         `last`: nothing else will be asked of this call, so that the tape may be freed on the way. `tape`: what else will be, beside `wrt`.
+        `summed`: over the ranks of the run, each of which has some of the rows.
         """
         pieces = list(self._pieces(args, params_axes))
         if len(pieces) == 1:
             known = self._tapes.get(self._key(method, params, args, options, params_axes))
             if known is None or wrt not in known.leaves:
                 known = self._record(method, params, args, options, params_axes, (wrt, *tape))
-            found = self._pull(known, cotangents, wrt, params, args, last)
+            found = self._pull(known, cotangents, wrt, params, args, last, summed)
             if last:
                 self._forget(known)
             return found
-        return self._pull_pieces(method, params, args, cotangents, wrt, options, params_axes, pieces)
+        found = self._pull_pieces(method, params, args, cotangents, wrt, options, params_axes, pieces)
+        return over_ranks(found) if summed else found
 
     def release(self) -> None:
         """Drops every tape: the end of a region's run."""
@@ -220,22 +226,39 @@ class ModelRunner:
             own is params or (own.data_ptr() == params.data_ptr() and own.shape == params.shape and own.stride() == params.stride())
         )
 
-    def _pull(self, tape: _Tape, cotangents: Mapping[str, Tensor], wrt: str, params: Tensor, args: Arguments, last: bool) -> Tensor:
+    def _pull(
+        self, tape: _Tape, cotangents: Mapping[str, Tensor], wrt: str, params: Tensor, args: Arguments, last: bool, summed: bool = False
+    ) -> Tensor:
         """One backward pass for everything that the tape was recorded for; the parts not asked for now are kept for the next call."""
-        key = tuple((name, id(value)) for name, value in cotangents.items())
+        key = (summed, *((name, id(value)) for name, value in cotangents.items()))
         if key not in tape.gradients:
             live = [(tape.outputs[name], value) for name, value in cotangents.items() if tape.outputs[name].requires_grad]
             roots = [leaf for leaves in tape.leaves.values() for leaf in leaves if leaf is not None]
             found: Iterator[Tensor | None] = iter([None] * len(roots))
+            sums = self._sums(params) if summed else None
+            hooks = sums.watch(tape.leaves["params"]) if sums is not None else []
             if live and roots:
                 outputs, pulled = [y for y, _ in live], [value.to(y.dtype).expand_as(y) for y, value in live]
                 found = iter(torch.autograd.grad(outputs, roots, pulled, retain_graph=not last, allow_unused=True))
+            for hook in hooks:
+                hook.remove()
             gradients = {}
             for name, leaves in tape.leaves.items():
                 parts = [next(found) if leaf is not None else None for leaf in leaves]
-                gradients[name] = self._assemble(params, parts) if name == "params" else _or_zero(parts[0], args[name][0])
+                if name == "params" and sums is not None:
+                    sums.finish()
+                    gradients[name] = sums.flat
+                else:
+                    gradients[name] = self._assemble(params, parts) if name == "params" else _or_zero(parts[0], args[name][0])
             tape.gradients[key] = gradients, tuple(cotangents.values())
         return tape.gradients[key][0][wrt]
+
+    def _sums(self, params: Tensor) -> Buckets:
+        from gradflow.backends.distributed import connected
+        from gradflow.backends.distributed.devices import Buckets
+
+        flat = torch.empty(params.shape, dtype=params.dtype, device=params.device)
+        return Buckets(connected(), flat, self.views(flat))
 
     def _assemble(self, params: Tensor, parts: list[Tensor | None]) -> Tensor:
         """The leaves' gradients in one flat buffer like `params`; 0 where a leaf is not trained or not used."""
@@ -298,6 +321,14 @@ class ModelRunner:
 
     def _side_by_side(self, wrt: str, args: Arguments) -> bool:
         return wrt != "params" and CUT in args[wrt][1]
+
+
+def over_ranks(flat: Tensor) -> Tensor:
+    """A flat gradient, summed in place over the ranks of the run."""
+    from gradflow.backends.distributed import connected
+    from gradflow.backends.distributed.devices import summed
+
+    return summed(connected(), flat)
 
 
 def _tracked(value: Tensor) -> Tensor:

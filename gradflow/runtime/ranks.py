@@ -8,20 +8,26 @@ Axes: the one that is spread over the ranks (node), whole or with a rank's own e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, device
 
 from gradflow.graph.types import Axis, Type
+from gradflow.placement.devices import DEVICE, Shards, length, shards_of, spread_updates
 from gradflow.plan.program import Program, Update
 from gradflow.plan.rewriting import regions
+from gradflow.runtime.devices import dropout_of
+from gradflow.runtime.events import RunFailed
 
 if TYPE_CHECKING:
     from gradflow.backends.distributed import Communicator, Traffic
     from gradflow.events.runner import EventRunner
+    from gradflow.runtime.models import ModelRunner
 
+IN_PARTS = ("param/", "state/")
 KEPT = ("param/", "state/", "held/")
 
 
@@ -31,6 +37,8 @@ class Ranks:
 
     communicator: Communicator | None = None
     dims: dict[str, int] = field(default_factory=dict)
+    shards: dict[str, Shards] = field(default_factory=dict)  # models whose parameters are spread over the ranks
+    sharded: dict[str, int] = field(default_factory=dict)  # like `dims`, of what has their coordinates
 
     @property
     def rank(self) -> int:
@@ -56,6 +64,10 @@ class Ranks:
         from gradflow.placement.programs import placed
 
         result = placed(program, self.communicator.placement, exact)
+        if self.communicator.placement.axis == DEVICE:
+            self.shards = shards_of(program, self.communicator.placement)
+            self.sharded = _sharded(result, self.shards)
+            return result
         self.dims = _split(result, Axis(self.communicator.placement.axis, len(self.communicator.placement.own)))
         return result
 
@@ -65,6 +77,22 @@ class Ranks:
         from gradflow.events.runner import EventRunner
 
         return EventRunner(*given) if self.communicator is None else RankedEvents(self.communicator, *given)
+
+    def refuse(self, program: Program, runners: Mapping[str, ModelRunner]) -> None:
+        """Raises RunFailed for models over devices whose rows are not independent of one another, or drop others on every rank."""
+        if self.communicator is None:
+            return
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        for update in spread_updates(program):
+            for name in update.models:
+                parts = list(runners[name].module.modules()) if name in runners else []
+                what = "normalizes by the rows of a batch" if any(isinstance(part, _BatchNorm) for part in parts) else ""
+                what = "drops units at random" if any(dropout_of(part) for part in parts) else what
+                if what:
+                    raise RunFailed(
+                        f"`{name}` {what}, which would come out differently on {self.count} processes; run it without --nproc", update.span
+                    )
 
     # ---- values
 
@@ -77,12 +105,43 @@ class Ranks:
 
     def local(self, name: str, value: Tensor) -> Tensor:
         """What a checkpoint holds under a name, as this rank keeps it."""
+        if name in self.sharded:
+            from gradflow.backends.distributed.devices import part
+
+            return part(value, self.layout, self.sharded[name]) if self.layout is not None else value
         return self._local(value, self.dims[name]) if name in self.dims else value
+
+    @property
+    def layout(self) -> Shards | None:
+        """How coordinates are spread over the ranks, where they are."""
+        return next(iter(self.shards.values()), None)
+
+    def in_parts(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, int]]:
+        """Of what is kept that which every rank writes its part of, with the dimension of the coordinates."""
+        return {name: (value, self.sharded[name]) for name, value in tensors.items() if name in self.sharded and name.startswith(IN_PARTS)}
+
+    def write_parts(self, run: Path, tick: int, parts: Mapping[str, tuple[Tensor, int]], device: device) -> Path:
+        """Begins a checkpoint with the parts of all ranks: its temporary folder. Raises OSError."""
+        from gradflow.runtime.checkpoints import begin_checkpoint, place_of
+        from gradflow.runtime.shard_files import FOLDER, write_shards
+
+        assert self.communicator is not None and self.layout is not None
+        temporary = place_of(run, tick).with_suffix(".tmp")
+        if self.rank == 0:
+            begin_checkpoint(run, tick)
+            (temporary / FOLDER).mkdir()
+        self.communicator.wait()
+        write_shards(temporary / FOLDER, parts, self.layout, device)
+        return temporary
 
     def whole(self, name: str, value: Tensor) -> Tensor:
         """What this rank keeps under a name, as a checkpoint holds it. All ranks must ask."""
-        if self.communicator is None or name not in self.dims:
+        if self.communicator is None or (name not in self.dims and name not in self.sharded):
             return value
+        if self.layout is not None:
+            from gradflow.backends.distributed.devices import put_together
+
+            return put_together(self.communicator, value, self.layout, self.sharded[name])
         return self.communicator.gather(value, self.dims[name])
 
     def _local(self, value: Tensor, dim: int) -> Tensor:
@@ -149,3 +208,12 @@ def _split(program: Program, axis: Axis) -> dict[str, int]:
                 if axis in node.type.axes:
                     found[f"taken/{action.flow}/{name.split('/')[1]}"] = node.type.axes.index(axis)
     return found
+
+
+def _sharded(program: Program, shards: Mapping[str, Shards]) -> dict[str, int]:
+    """What a run keeps that has the coordinates of sharded models, with the dimension where they stand."""
+    if not shards:
+        return {}
+    layout = next(iter(shards.values()))
+    own = length(layout.stretches(layout.rank, layout.size))
+    return _split(program, Axis("param", own)) | {f"param/{name}": 0 for name in shards}

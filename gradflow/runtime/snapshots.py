@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gradflow.runtime.events import RunFailed
+from gradflow.runtime.shard_files import names_of, read_shards
 
 if TYPE_CHECKING:
     from gradflow.runtime.checkpoints import Checkpoint
@@ -40,8 +42,7 @@ def how_of(run: Run, plans: list[PhasePlan]) -> dict[str, Any]:
 
 def tensors_of(run: Run) -> dict[str, Tensor]:
     """Every tensor of a run by a name that says what it is."""
-    found = {f"param/{name}": value for name, value in run.store.params.items()}
-    found |= {f"state/{flow}/{key}": value for (flow, key), value in run.store.states.items()}
+    found = _buffers_by_name(run)
     found |= {"held/" + "/".join(path): value for path, value in run.held.items()}
     found |= {f"taken/{flow}/{name}": value for flow, values in run.taken.items() for name, value in values.items()}
     found |= {f"world/{field}/{id_}": value for id_, record in run.world.records.items() for field, value in record.items()}
@@ -49,7 +50,18 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     found["random/cpu"] = torch.get_rng_state()
     if run.device.type == "cuda":
         found["random/cuda"] = torch.cuda.get_rng_state(run.device)
-    return {name: run.ranks.whole(name, value) for name, value in found.items()}
+    parts = run.ranks.in_parts(found)
+    return {name: run.ranks.whole(name, value) for name, value in found.items() if name not in parts}
+
+
+def parts_of(run: Run) -> dict[str, tuple[Tensor, int]]:
+    """What is left out there: every rank writes its own part of it."""
+    return run.ranks.in_parts(_buffers_by_name(run))
+
+
+def _buffers_by_name(run: Run) -> dict[str, Tensor]:
+    found = {f"param/{name}": value for name, value in run.store.params.items()}
+    return found | {f"state/{flow}/{key}": value for (flow, key), value in run.store.states.items()}
 
 
 def state_of(run: Run, plans: list[PhasePlan], seconds: float) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def put_back(run: Run, plans: list[PhasePlan], checkpoint: Checkpoint) -> None:
             for update in plan.flows:
                 run.store.add_states(update)
         _clocks(run, state)
-        _tensors(run, checkpoint.tensors)
+        _tensors(run, checkpoint.tensors, checkpoint.shards)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RunFailed(f"the checkpoint {where} does not belong to this run: {type(error).__name__}: {error}") from None
 
@@ -114,11 +126,11 @@ def _clocks(run: Run, state: Mapping[str, Any]) -> None:
     run.told, run.seconds = int(state["told"]), float(state["seconds"])
 
 
-def _tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
-    buffers = {f"param/{name}": value for name, value in run.store.params.items()}
-    buffers |= {f"state/{flow}/{key}": value for (flow, key), value in run.store.states.items()}
+def _tensors(run: Run, tensors: Mapping[str, Tensor], shards: Path | None) -> None:
+    buffers = _buffers_by_name(run)
     buffers |= {f"buffer/{model}/{name}": value for model, name, value in _buffers(run)}
-    missing = sorted(buffers.keys() - tensors.keys())
+    apart = names_of(shards) if shards is not None else set()
+    missing = sorted(buffers.keys() - tensors.keys() - apart)
     if missing:
         raise RunFailed(f"the checkpoint does not belong to this run: it has no `{missing[0]}`")
     for name, value in tensors.items():
@@ -140,6 +152,8 @@ def _tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(value, run.device)
         else:
             raise RunFailed(f"the checkpoint does not belong to this run: it has a `{name}`, and the run has none")
+    if shards is not None:
+        read_shards(shards, buffers, run.ranks.layout, run.device)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gradflow.graph.types import Type
+from gradflow.placement.devices import Shards
 from gradflow.plan.program import ModelPlan, Program, Update
 from gradflow.runtime import random
 from gradflow.runtime.events import RunFailed
@@ -44,6 +45,7 @@ class Store:
         self.states: dict[tuple[str, str], Tensor] = {}
         self.runners: dict[str, ModelRunner] = {}
         self.initial: dict[str, Tensor] = {}
+        self.shards: Mapping[str, Shards] = {}  # of models whose parameters are spread over the ranks
 
     # ---- the start
 
@@ -59,7 +61,12 @@ class Store:
         for plan in plans:
             self.initial[plan.name] = self._first(plan, seed, start)
         for plan in plans:
-            own = self.initial[plan.name].expand(*(_size(axis.size, plan) for axis in plan.lifted), -1)
+            own = self.initial.pop(plan.name).expand(*(_size(axis.size, plan) for axis in plan.lifted), -1)
+            if plan.name in self.shards:
+                from gradflow.runtime.sharded import ShardedRunner
+
+                self.runners[plan.name] = ShardedRunner(self.runners[plan.name], self.shards[plan.name])
+                own = self.runners[plan.name].flat()
             flat = own.contiguous().clone()
             self.params[plan.name] = flat
             runner = self.runners.get(plan.name)

@@ -6,7 +6,7 @@ passed where its signature has them, so that a draw depends on them and on nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,12 +46,19 @@ class World:
         with failures(call.span, call.primitive), torch.no_grad():
             arguments |= {name: self.model(model, call) for name, model in call.models.items()}
             arguments |= {name: self.tasks(data, split) for name, (data, split) in call.data.items()}
-            result = primitive(**arguments)
+            result = self.within(list(call.models.values()), lambda: primitive(**arguments))
         found = self._tensors(call, {"value": result} if call.scalar else result)
         if "mask" in found:
             self.tokens += int(found["mask"].sum())
         self.records[call.id] = found
         return found
+
+    def within(self, models: list[str], use: Callable[[], Any]) -> Any:
+        """Carries out `use` while the parameters of these models are there for it."""
+        if not models:
+            return use()
+        runner, rest = self.store.runners[models[0]], models[1:]
+        return runner.within(lambda: self.within(rest, use)) if hasattr(runner, "within") else self.within(rest, use)
 
     def model(self, name: str, call: WorldCall) -> torch.nn.Module:
         """The module whose parameters are the live ones."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradflow.analyses.arrows import arrow_properties
+from gradflow.cost.devices import devices_of
 from gradflow.events.traffic import clock_facts, told
 from gradflow.graph.types import Axis, Type
 from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
@@ -127,6 +128,7 @@ def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
         "clocks": clock_facts(action.events, WIDTHS[precision]) if action.events is not None else [],
         "topology": _topology(action), "rollout": [name for name, _ in action.rollout.results] if action.rollout is not None else [],
         "operations": len(action.region.nodes()), "reports": [name.removeprefix("report/") for name in results if name.startswith("report/")],
+        **({"devices": devices_of(action, program, WIDTHS[precision])} if action.spread else {}),
     }  # fmt: skip
 
 
@@ -249,13 +251,16 @@ def _flow_parts(flow: Mapping[str, Any], width: int, pictures: bool) -> list[Ren
     from rich.text import Text
 
     topology = flow["topology"]
-    over = f" over {topology['name']}" if topology is not None else ""
+    devices = flow.get("devices")
+    over = f" over {topology['name']}" if topology is not None else f" over devices(shard: {devices['shard']})" if devices else ""
     work = f"{_count(flow['parameters'], 'parameter')}, {_count(flow['operations'], 'operation')} a step"
     head = Text.assemble((f"flow {', '.join(flow['trains'])}{over}", "bold"), f"  {work}")
     parts: list[RenderableType] = [head, *_chain(flow, width)]
     facts = [("loss" if number == 0 else "", ("" if number == 0 else "+ ") + term) for number, term in enumerate(flow["loss"])]
     if topology is not None:
         facts.append(("graph", facts_line(topology)))
+    if devices:
+        facts.append(("devices", _devices_text(devices)))
     facts += [("objective" if number == 0 else "", line) for number, line in enumerate(flow["stated"])]
     facts += [("clocks" if number == 0 else "", line) for number, line in enumerate(told(flow["clocks"]))]
     picture = [Text(line, style="dim") for line in drawing(topology, width - 4)] if pictures and is_drawn(topology) else []
@@ -309,6 +314,12 @@ def _states(states: list[Mapping[str, Any]]) -> RenderableType:
     rows = [("state", name, state["type"], _bytes(state["bytes"])) for name, state in zip(names, states)]
     together = [("", "", "together", _bytes(sum(state["bytes"] or 0 for state in states)))] if len(states) > 1 else []
     return _table([*rows, *together])
+
+
+def _devices_text(devices: Mapping[str, Any]) -> str:
+    what = "rows of the batch" if devices["shard"] == "none" else "rows of the batch, parameters, gradients and states"
+    sent, kept = _bytes(devices["sent"]), _bytes(devices["kept"])
+    return f"split: {what}; each of {devices['ranks']} processes would keep {kept} of parameters and states, and send {sent} an update"
 
 
 def _end_lines(phase: Mapping[str, Any]) -> list[str]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -76,6 +77,17 @@ class ThreadCommunicator(Communicator):
     def swap(self, rows: Tensor, peer: int) -> Tensor:
         return self.meeting.swap(self.rank, peer, rows.clone())
 
+    def pieces(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        found = self.meeting.exchange(self.rank, rows.clone())
+        assert [len(piece) for piece in found] == list(counts)
+        return found
+
+    def begin_sum(self, value: Tensor) -> Callable[[], None]:
+        def end() -> None:
+            value.copy_(self.reduce("sum", value))
+
+        return end
+
     def agree(self, *asked: bool) -> tuple[bool, ...]:
         return tuple(any(votes) for votes in zip(*self.meeting.exchange(self.rank, asked), strict=True))
 
@@ -89,12 +101,12 @@ def on_ranks(
 ) -> list[tuple[list[Event], Any]]:
     """Runs a program on so many ranks: of each, its events, and what `watch` sees in the end."""
     meeting = Meeting(count)
-    parts = placement_of(program, count).parts
+    placement = placement_of(program, count)
     results: list[Any] = [None] * count
     errors: list[BaseException] = []
 
     def body(rank: int) -> None:
-        communicator = ThreadCommunicator(Placement(parts, rank), meeting)
+        communicator = ThreadCommunicator(replace(placement, rank=rank), meeting)
         use(communicator)
         try:
             run = Run(program, options, inputs, ranks=Ranks(communicator))
