@@ -149,15 +149,16 @@ class ShardedRunner(ModelRunner):
                 one.grad = None
         return flat if self._summed else flat.div_(self.layout.ranks)  # else every rank has made the same of all rows
 
-    def _pieces(self, args: Arguments) -> Iterator[tuple[Arguments, tuple[int, int]]]:
+    def _pieces(self, args: Arguments, *axes: Axes) -> Iterator[tuple[Arguments, tuple[int, int]]]:
         """As many on every rank: each piece is a call that all of them make."""
-        if (self.micro or 1) == 1:
-            yield from super()._pieces(args)
+        found = list(super()._pieces(args, *axes))
+        wanted = self.micro
+        if (wanted or 1) == 1:
+            yield from found
             return
-        wanted, count = self.micro, len(list(super()._pieces(args)))
-        self.micro = int(connected().reduce("min", torch.tensor(count, device=self.device)))
+        self.micro = int(connected().reduce("min", torch.tensor(len(found), device=self.device)))
         try:
-            yield from list(super()._pieces(args))
+            yield from list(super()._pieces(args, *axes))
         finally:
             self.micro = wanted
 
