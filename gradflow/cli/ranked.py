@@ -93,6 +93,7 @@ def joined(program: Program, settings: Options) -> Iterator[Ranks]:
         use(communicator)
         try:
             yield Ranks(communicator)
+            communicator.wait()  # nobody leaves while another still waits for an answer
         except (RunFailed, RankLost) as error:
             raise _told_once(error, communicator) from error
         finally:

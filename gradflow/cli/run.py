@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="in place of the spec's seed")
     parser.add_argument("--seeds", type=positive, metavar="N", help="a sweep over N seeds, from --seed or the spec's on")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs of a sweep at a time, where memory allows (default: 1)")
-    parser.add_argument("--nproc", type=positive, metavar="N", help="spread the nodes of the topology over N processes of this machine (torchrun)")
+    parser.add_argument("--nproc", type=positive, metavar="N", help="spread the nodes of a topology, or a model over devices, on N processes")
     parser.add_argument("--elastic", action="store_true", help="with --nproc: when a process is lost, go on from the newest checkpoint")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the count of every `train` line")
     parser.add_argument("--device", help="a torch device, or auto for the accelerator if there is one (default: cpu)")

@@ -53,16 +53,25 @@ def test_four_processes_compute_what_one_does(tmp_path: Path) -> None:
     same(tmp_path / "runs/one", tmp_path / "runs/four")
 
 
-METHODS = {"03_sa_srrw": 20, "06_fzoos": 2, "13_dadao": 20, "25_diff2": 4}
+METHODS = {
+    "03_sa_srrw": (20, 1e-9),
+    "06_fzoos": (2, 1e-5),  # weights of least norm through 500 values of a smooth surface: they multiply round-off by a billion
+    "13_dadao": (20, 1e-9),
+    "25_diff2": (4, 1e-9),
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_that_talk_do_the_same_on_four_processes(method: str, tmp_path: Path) -> None:
-    words = ["run", method, "--steps", str(METHODS[method]), "--quiet", "--precision", "float64"]
+    steps, tolerance = METHODS[method]
+    words = ["run", method, "--steps", str(steps), "--quiet", "--precision", "float64"]
     assert gradflow(tmp_path, *words, "--name", "one").returncode == 0
     four = gradflow(tmp_path, *words, "--name", "four", "--nproc", "4")
     assert four.returncode == 0, four.stderr
-    same(tmp_path / "runs/one", tmp_path / "runs/four", tolerance=1e-9)
+    same(tmp_path / "runs/one", tmp_path / "runs/four", tolerance)
+    parameters = {name: value for name, value in tensors(tmp_path / "runs/one").items() if name.startswith("param/")}
+    for name, value in parameters.items():
+        torch.testing.assert_close(tensors(tmp_path / "runs/four")[name], value, rtol=1e-9, atol=1e-9)
 
 
 def test_deterministic_runs_have_the_same_bits_and_go_on_with_other_processes(tmp_path: Path) -> None:
