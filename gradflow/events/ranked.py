@@ -64,6 +64,7 @@ class RankedEvents(EventRunner):
                 table = self._table()
                 self._waves(table, events.kind[order], levels[order], ends[order], waits[order])
                 self._give_back(table)
+        self.latest = events.kind, self._ends(events), end - self.reached
         self._went(events, end)
         self._count(events)
         return len(events)

@@ -57,7 +57,8 @@ class EventRunner:
         self.keys = [[("row", str(end), *column.name.split("/")) for column in self.columns] for end in range(2)]
         self.names = [[f"row/{end}/{column.name}" for column in self.columns] for end in range(2)]
         self.last = numpy.zeros(self.plan.nodes)
-        self.now, self.done = 0.0, 0
+        self.now, self.done, self.reached = 0.0, 0, 0
+        self.latest = numpy.empty(0, numpy.int64), numpy.empty((0, 2), numpy.int64), 0  # what was carried out last: kinds, ends, units of training
         self.constants = self._call(self.plan.constants, {})
         self.places = [self._places(kind) for kind in self.plan.kinds]
         self.stream = self._stream(seed, phase)
@@ -108,6 +109,7 @@ class EventRunner:
             self.last[:] = self.now
 
     def _went(self, events: Stretch, end: int) -> None:
+        self.reached = end
         self.done += len(events)
         self.now = float(end) if self.unit == "time" else float(events.time[-1]) if len(events) else self.now
 
@@ -135,6 +137,7 @@ class EventRunner:
             table = self._table()
             self._waves(table, events.kind[order], levels[order], ends[order], waits[order])
             self._give_back(table)
+        self.latest = events.kind, self._ends(events), end - self.reached
         self._went(events, end)
         self._count(events)
         return len(events)

@@ -7,10 +7,14 @@ last one is sent. Waits and places are known everywhere, since both ends draw th
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from gradflow.events.plan import EventKind, EventPlan
 from gradflow.graph.graph import Node, ordered
+
+if TYPE_CHECKING:
+    from gradflow.plan.program import Program
 
 
 def clock_facts(plan: EventPlan, width: int) -> list[dict[str, Any]]:
@@ -71,6 +75,31 @@ def _own(node: Node) -> frozenset[int]:
     return frozenset()
 
 
+@dataclass(frozen=True)
+class Talk:
+    """What the events of a flow send. `sizes`: of each kind of event, the bytes that its first end sends to the second, and back; `expected`:
+    messages and bytes of a unit of training, None where rates are known only when it runs."""
+
+    nodes: int
+    sizes: tuple[tuple[int, int], ...]
+    expected: tuple[int, int] | None
+
+
+def talks_of(program: Program, width: int) -> dict[str, Talk]:
+    """Of every flow whose nodes act at events; `width`: bytes of a real number."""
+    from gradflow.plan.program import Update
+
+    found = {}
+    for phase in program.phases:
+        for action in phase.actions:
+            if isinstance(action, Update) and action.events is not None:
+                plan = action.events
+                sizes = tuple((crossing(kind, 0, width), crossing(kind, 1, width)) if kind.place == "link" else (0, 0) for kind in plan.kinds)
+                sent = sent_in_a_unit(plan, width, phase.unit)
+                found[action.flow] = Talk(plan.nodes, sizes, None if sent is None else (sent[0], sent[2]))
+    return found
+
+
 def told(facts: list[dict[str, Any]]) -> list[str]:
     """The same in words, a line for each clock."""
     lines = []
@@ -97,4 +126,4 @@ def sent_in_a_unit(plan: EventPlan, width: int, unit: str) -> tuple[int, int, in
     return round(sum(2 * one["rate"] for one in links) * share), max(one["bytes"] for one in links), round(total)
 
 
-__all__ = ["clock_facts", "crossing", "sent_in_a_unit", "told"]
+__all__ = ["Talk", "clock_facts", "crossing", "sent_in_a_unit", "talks_of", "told"]

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy
 
-from gradflow.network.clock import Clock, Links, started
+from gradflow.events.traffic import Talk
+from gradflow.network.clock import Clock, Links, computed, event, started
 from gradflow.network.counting import Counted
 from gradflow.network.description import BadNetwork, Description, network_of
 from gradflow.network.sendings import Sending, advanced, counted_sending, predicted_sending, rounds_of
@@ -25,11 +26,12 @@ SUMS = ("rounds", "messages", "bytes")
 
 
 class Ledger:
-    """`counted`: of `counting.counted`; `width`: bytes of a real number in this run; `network`: what its clock follows. Raises BadNetwork."""
+    """`counted`: of `counting.counted`; `width`: bytes of a real number in this run; `network`: what its clock follows; `talks`: what flows send
+    whose nodes act at events. Raises BadNetwork."""
 
-    def __init__(self, counted: Mapping[int, Counted], width: int, network: Description | None = None):
-        self.counted, self.width, self.network = counted, width, network
-        sizes = {one.nodes for one in counted.values()}
+    def __init__(self, counted: Mapping[int, Counted], width: int, network: Description | None = None, talks: Mapping[str, Talk] | None = None):
+        self.counted, self.width, self.network, self.talks = counted, width, network, talks or {}
+        sizes = {one.nodes for one in counted.values()} | {one.nodes for one in self.talks.values()}
         self.clock: Clock | None = None
         if network is not None:
             self.clock = started(over(network, sizes))
@@ -64,6 +66,26 @@ class Ledger:
         if self.clock is not None:
             self.clock = advanced(self.clock, sendings, own)
 
+    def happened(self, flow: str, kinds: Any, ends: Any, units: int) -> None:
+        """Events of a flow in the order of time, `units` of training together: [event] of which kind, [event, end] the nodes (-1: there is none)."""
+        talk = self.talks[flow]
+        for number, (there, back) in enumerate(talk.sizes):
+            mine = ends[kinds == number]
+            for end, size in enumerate((there, back)):
+                if size and len(mine):
+                    self._unit["messages"] += len(mine)
+                    self._unit["bytes"] += size * len(mine)
+                    self._unit_by_node[: talk.nodes] += size * numpy.bincount(mine[:, end], minlength=talk.nodes)
+        if talk.expected is None or self.predicted is None:
+            self.predicted = None
+        else:
+            self.predicted = {name: self.predicted[name] + units * one for name, one in zip(("messages", "bytes"), talk.expected, strict=True)}
+        if self.clock is not None:
+            for kind, (i, j) in zip(kinds.tolist(), ends.tolist(), strict=True):
+                alone = j < 0
+                own = numpy.arange(talk.nodes) == i
+                self.clock = computed(self.clock, 1, own) if alone else event(self.clock, i, j, float(max(talk.sizes[kind])))
+
     def _predict(self, own: Counted, first: int) -> None:
         """What the plan says of the same update."""
         expected = [predicted_sending(one, self.width) for one in own.counters if not one.crossing.started or first not in self.done]
@@ -77,7 +99,7 @@ class Ledger:
 
     def unit(self) -> dict[str, Any]:
         """What was sent since the last call; nothing where no flow runs over a topology."""
-        if not self.counted:
+        if not self.counted and not self.talks:
             return {}
         found = {**self._unit, "largest": int(self._unit_by_node.max(initial=0))}
         for name in SUMS:
@@ -88,7 +110,7 @@ class Ledger:
 
     def totals(self) -> dict[str, Any]:
         """All that the run has sent, in whole units; `predicted` is null where the plan cannot know."""
-        if not self.counted:
+        if not self.counted and not self.talks:
             return {}
         found: dict[str, Any] = {**self.total, "largest": int(self.by_node.max(initial=0)), "predicted": self.predicted}
         return found | ({"network": self.network.name, "seconds": self.seconds} if self.network is not None else {})
@@ -113,12 +135,12 @@ class Ledger:
             self.clock = Clock(self.clock.links, nodes)
 
 
-def sending_of(counted: Mapping[int, Counted], width: int, network: str | None) -> Ledger:
+def sending_of(counted: Mapping[int, Counted], width: int, network: str | None, talks: Mapping[str, Talk] | None = None) -> Ledger:
     """`network`: a description's text, a name, or a file. Raises RunFailed where it does not fit the program."""
     from gradflow.runtime.events import RunFailed
 
     try:
-        return Ledger(counted, width, network_of(network) if network is not None else None)
+        return Ledger(counted, width, network_of(network) if network is not None else None, talks)
     except BadNetwork as error:
         raise RunFailed(str(error)) from None
 

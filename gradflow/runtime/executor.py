@@ -22,6 +22,7 @@ from torch import Tensor
 import gradflow
 from gradflow.analyses.arrows import known_of_gradient
 from gradflow.events.runner import EventRunner, check_data
+from gradflow.events.traffic import talks_of
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import Span
 from gradflow.library.catalogue import MissingExtra
@@ -104,7 +105,7 @@ class Run:
         self.precision = default if options.backend == "reference" else options.precision or settings.get("precision", default)
         self.seed = options.seed if options.seed is not None else settings.get("seed", 0)
         real = PRECISIONS[self.precision]
-        self.sending = sending_of(sent, real.itemsize, options.network)
+        self.sending = sending_of(sent, real.itemsize, options.network, talks_of(self.original, real.itemsize))
         self.store = Store(self.device, real)
         self.store.shards = self.ranks.shards
         self.batches = Batches(self.program, self.device, real, self.ranks.own)
@@ -339,6 +340,7 @@ class Run:
         flow = action.flow if isinstance(action, Update) else ""
         if flow in self.ticking:
             self.clocks.executed[flow] = self.clocks.executed.get(flow, 0) + self.ticking[flow].advance(self.clocks.t) - 1
+            self.sending.happened(flow, *self.ticking[flow].latest)
             if self.clocks.t == self.clocks.t_end and self.ticking[flow].unit == "time":
                 self.ticking[flow].settle()
         lowered = self.regions.lowered(action.region, True, action.span)

@@ -251,3 +251,48 @@ def test_shares_of_other_widths() -> None:
     narrow, _ = run(program("ring(4)", "gossip()"), 1)
     wide, _ = run(program("ring(4)", "gossip()"), 1, precision="float64")
     assert numpy.array([wide[0]["bytes"], narrow[0]["bytes"]]).tolist() == [8 * SIZE * 8, 8 * SIZE * 4]
+
+
+EVENTS = """
+exchange talk(rate: real > 0 = 2) over connected {
+  on each node(i) ~ poisson(1) { param <- param - 0.1 * grad(at: param) }
+  on each link(i, j) ~ poisson(rate) {
+    m = param[node: i] - param[node: j]
+    param[i] <- param[i] - m / 2
+    param[j] <- param[j] + m / 2
+  }
+}
+pipeline p {
+  data  train = random_least_squares()
+  model x = free([coordinate: 10])
+  loss = 0.5 * sum((dot(train.a, x, over: coordinate) - train.b)^2, over: row)
+  rule = talk()
+  flow x over ring(8): loss -> backprop -> rule
+  train 20 time (seed: 0) { report gradients = rule.node_events; report talks = rule.link_events }
+}
+"""
+
+
+def event_run(network: str | None = None, ranks: int = 1) -> RunFinished:
+    one, options = of(EVENTS), Options(network=network)
+    events = list(Run(one, options).events()) if ranks == 1 else on_ranks(one, ranks, options)[0][0]
+    (end,) = (event for event in events if isinstance(event, RunFinished))
+    return end
+
+
+def test_events_send_what_crosses_their_links() -> None:
+    """Each node of a link sends its ten numbers; the plan expects the rates' mean, a Poisson number lies within four deviations of it."""
+    end = event_run()
+    talks = int(end.learnt["talks"][1])  # type: ignore[arg-type]
+    assert end.sent["messages"] == 2 * talks and end.sent["bytes"] == 2 * talks * 10 * 4
+    assert end.sent["predicted"] == {"messages": 20 * 2 * 2 * 8, "bytes": 20 * 2 * 2 * 8 * 10 * 4}
+    assert abs(talks - 320) < 4 * 320**0.5
+
+
+def test_clocks_of_events_wait_at_their_links_only() -> None:
+    slow, quick = event_run("wan"), event_run("lan")
+    assert slow.sent["messages"] == quick.sent["messages"]
+    talks = int(slow.learnt["talks"][1])  # type: ignore[arg-type]
+    assert quick.sent["seconds"] < slow.sent["seconds"] < talks * 0.06 + 20 * 8 * 0.001 * 2
+    assert slow.sent["seconds"] > talks / 4 * 0.05  # at most four of eight links at a time
+    assert event_run("wan", ranks=3).sent == slow.sent

@@ -57,6 +57,7 @@ METHODS = {
     "03_sa_srrw": (20, 1e-9),
     "06_fzoos": (2, 1e-5),  # weights of least norm through 500 values of a smooth surface: they multiply round-off by a billion
     "13_dadao": (20, 1e-9),
+    "14_econtrol": (10, 1e-9),
     "25_diff2": (4, 1e-9),
 }
 
