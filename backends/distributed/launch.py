@@ -60,11 +60,17 @@ def launch(words: Sequence[str], count: int, restarts: int = 0) -> Lost | None:
     try:
         elastic_launch(config, sys.executable)("-m", "gradflow", *words)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        failures = sorted(error.failures.items(), key=lambda pair: (not _killed(pair[1].exitcode), pair[1].timestamp))
+        rank, failure = failures[0]  # several may have ended when torchrun looks: what was killed is why the others ended
         return Lost(rank, failure.pid, os.uname().nodename, failure.exitcode, _signal(failure.exitcode))
     except SignalException:
         raise KeyboardInterrupt from None
     return None
+
+
+def _killed(code: int) -> bool:
+    """By a signal that is not the one by which torchrun ends the others."""
+    return code < 0 and code != -signal.SIGTERM
 
 
 def _signal(code: int) -> str:

@@ -78,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
     if cells is not None:
         from gradflow.cli.sweep import swept
 
+        if options.nproc is not None or under_torchrun():
+            raise UsageError("a sweep runs each of its cells in one process: leave --nproc out, or give every parameter and the seed one value")
+
         return swept(cells, options)
     program = built(options.file, options.overrides, options.allow_python)
     if program is None:

@@ -160,4 +160,6 @@ def test_what_cannot_be_spread_is_refused_before_anything_starts(tmp_path: Path)
     assert many.returncode == 2 and "16 nodes cannot be placed on 17 processes" in many.stderr
     elastic = gradflow(tmp_path, "run", *GOSSIP, "--elastic")
     assert elastic.returncode == 2 and "--nproc N" in elastic.stderr
+    sweep = gradflow(tmp_path, "run", *GOSSIP, "--nproc", "2", "--seeds", "3")
+    assert sweep.returncode == 2 and "leave --nproc out" in sweep.stderr
     assert not (tmp_path / "runs").exists()
