@@ -122,7 +122,7 @@ def builtin_tables() -> Iterator[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for function in BUILTINS.values():
         found.setdefault(function.family, []).append(f"| `{function.signature}` | {cell(function.doc)} |")
-    for family in sorted(found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
+    for family in sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
         yield family, "\n".join(["| function | value |", "| --- | --- |", *found[family]])
 
 
