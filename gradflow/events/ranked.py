@@ -18,7 +18,6 @@ from torch import Tensor
 
 from gradflow.events.plan import EventKind
 from gradflow.events.runner import EventRunner
-from gradflow.events.streams import Stretch, waits_and_waves
 from gradflow.graph.graph import Node
 from gradflow.runtime.events import RunFailed
 from gradflow.runtime.regions import Key, failures
@@ -52,22 +51,6 @@ class RankedEvents(EventRunner):
     def _concerns(self, ends: numpy.ndarray) -> numpy.ndarray:
         mine: numpy.ndarray = ((self.local[ends] >= 0) & (ends >= 0)).any(1)
         return mine
-
-    def advance(self, end: int) -> int:
-        events: Stretch = self._next(end)
-        if len(events):
-            ends = self._ends(events)
-            waits, levels = waits_and_waves(events.time, ends, self.last)
-            order = numpy.lexsort((events.kind, levels))
-            order = order[self._concerns(ends)[order]]
-            if len(order):
-                table = self._table()
-                self._waves(table, events.kind[order], levels[order], ends[order], waits[order])
-                self._give_back(table)
-        self.latest = events.kind, self._ends(events), end - self.reached
-        self._went(events, end)
-        self._count(events)
-        return len(events)
 
     def _nodes(self) -> int:
         return len(self.own)

@@ -134,13 +134,19 @@ class EventRunner:
             ends = self._ends(events)
             waits, levels = waits_and_waves(events.time, ends, self.last)
             order = numpy.lexsort((events.kind, levels))
-            table = self._table()
-            self._waves(table, events.kind[order], levels[order], ends[order], waits[order])
-            self._give_back(table)
+            order = order[self._concerns(ends)[order]]
+            if len(order):
+                table = self._table()
+                self._waves(table, events.kind[order], levels[order], ends[order], waits[order])
+                self._give_back(table)
         self.latest = events.kind, self._ends(events), end - self.reached
         self._went(events, end)
         self._count(events)
         return len(events)
+
+    def _concerns(self, ends: numpy.ndarray) -> numpy.ndarray:
+        """[event]: whether this process carries it out."""
+        return numpy.ones(len(ends), dtype=bool)
 
     def _waves(self, table: Tensor, kinds: numpy.ndarray, levels: numpy.ndarray, ends: numpy.ndarray, waits: numpy.ndarray) -> None:
         """Events in the order of levels, those of one level and kind in one call."""

@@ -26,7 +26,7 @@ from gradflow.graph.types import Axis, Type
 from gradflow.network.crossings import Crossing, Wire, crossings_of, gradients_of, shapes_of, wire_for
 from gradflow.network.heard import Heard
 from gradflow.passes.constants import is_closed
-from gradflow.placement.sparse import Weights, sparse_of
+from gradflow.placement.sparse import sparse_of
 from gradflow.plan.program import Program, Update, asked_for
 from gradflow.plan.rewriting import all_nodes
 
@@ -98,14 +98,9 @@ def center_of(topology: Any) -> int:
     """The first node that is linked to all others; the first of all where there is none, or where links change."""
     if not is_closed(topology.adjacency):
         return 0
-    heard = _sparse(topology.adjacency)
+    heard = sparse_of(topology.adjacency, "node", "from")
     hubs = numpy.flatnonzero(numpy.diff(heard.starts) == heard.rows - 1)
     return int(hubs[0]) if len(hubs) else 0
-
-
-def _sparse(value: Node) -> Weights:
-    """A closed value [node, from], worked out a stretch of nodes at a time."""
-    return sparse_of(Operations(Graph(count=value.id)), value, "node", "from")
 
 
 def _links(crossing: Crossing, update: Update) -> Heard | None:
@@ -116,7 +111,7 @@ def _links(crossing: Crossing, update: Update) -> Heard | None:
     if weights is None and not is_closed(update.topology.adjacency):
         return Heard.of(numpy.ones((update.topology.nodes,) * 2))
     value = update.topology.adjacency if weights is None else weights
-    return Heard.of(_sparse(value).matrix) if is_closed(value) else None
+    return Heard.of(sparse_of(value, "node", "from").matrix) if is_closed(value) else None
 
 
 def _results(ops: Operations, counter: Counter) -> list[tuple[str, Node]]:

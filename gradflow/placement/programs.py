@@ -56,8 +56,7 @@ def _links(update: Update) -> list[tuple[int, int]]:
     adjacency = update.topology.adjacency
     if not is_closed(adjacency):
         return []
-    ops = Operations(Graph(count=adjacency.id))
-    heard = sparse_of(ops, adjacency, "node", "from").matrix.tocoo()
+    heard = sparse_of(adjacency, "node", "from").matrix.tocoo()
     return sorted({(int(min(pair)), int(max(pair))) for pair in zip(heard.row, heard.col, strict=True)})
 
 

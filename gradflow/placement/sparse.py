@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy
 import scipy.sparse
 
-from gradflow.graph.graph import Node, Region, ordered, rebuild
+from gradflow.graph.graph import Graph, Node, Region, ordered, rebuild
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis, Type
 from gradflow.passes.constants import is_closed
@@ -127,11 +128,12 @@ class _Stretch(Spreader):
         return self.ops.source(self.full(part.node.type), "whole", str(part.node.id))
 
 
-def sparse_of(ops: Operations, node: Node, row: str, column: str) -> Weights:
-    """The entries of a closed value [row, column] that are not zero."""
+@lru_cache(maxsize=8)
+def sparse_of(node: Node, row: str, column: str) -> Weights:
+    """The entries of a closed value [row, column] that are not zero; asked for by whoever places, mixes and counts, and worked out once."""
     size = node.type.axis(row).size
     assert size is not None
-    stretches = Stretches(ops, row, size)
+    stretches = Stretches(Operations(Graph(count=node.id)), row, size)
     return weights_of(scipy.sparse.vstack([scipy.sparse.csr_matrix(part) for part in stretches.each(node, (row, column))]))
 
 
@@ -166,16 +168,13 @@ def product_of(node: Node) -> Product | None:
 
 
 class Mixing:
-    """Known weights, each worked out once."""
+    """Products with known weights."""
 
     def __init__(self, ops: Operations):
         self.ops = ops
-        self.found: dict[int, Weights] = {}
 
     def weights(self, product: Product) -> Weights:
-        if product.weights.id not in self.found:
-            self.found[product.weights.id] = sparse_of(self.ops, product.weights, product.row, product.column)
-        return self.found[product.weights.id]
+        return sparse_of(product.weights, product.row, product.column)
 
     def of(self, node: Node, axis: str) -> Product | None:
         """The product over the entries of an axis that a node is, if it is one."""

@@ -210,7 +210,6 @@ class Spreader:
             return None
         value = self.known[found.value.id]
         own = self.products.weights(found)
-        self.ops.span = node.span  # the weights were made of nodes of their own
         if self.exact:
             moved, rows = self.ops.rename(self.whole(value), {found.row: found.column}), own.part(self.placement.own)
         else:
