@@ -6,6 +6,6 @@ crosses to another rank. `communicator.py` carries it out and counts it, `launch
 
 from __future__ import annotations
 
-from gradflow.backends.distributed.communicator import Communicator, RankLost, Traffic, array_transfer, connected, transfer, use
+from gradflow.backends.distributed.communicator import Communicator, RankLost, array_transfer, connected, transfer, use
 
-__all__ = ["Communicator", "RankLost", "Traffic", "array_transfer", "connected", "transfer", "use"]
+__all__ = ["Communicator", "RankLost", "array_transfer", "connected", "transfer", "use"]

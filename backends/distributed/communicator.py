@@ -5,8 +5,8 @@
     halo             the entries that a rank's own are linked to, from the ranks that hold them, in point-to-point messages
     fetch            the entry of a number that all ranks know, from the rank that holds it
 
-What is sent is counted as it is handed to torch.distributed: calls, and bytes that leave this rank. A rank that is gone turns the failure of
-a transfer into `RankLost`, which names it. The ranks know one another through torch's own store, where each leaves its host and process.
+A rank that is gone turns the failure of a transfer into `RankLost`, which names it. The ranks know one
+another through torch's own store, where each leaves its host and process.
 
 Axes: the split one (dimension `dim`), its entries of this rank on the way in; others as they come.
 """
@@ -47,14 +47,6 @@ class RankLost(RuntimeError):
         self.span = NOWHERE
 
 
-@dataclass
-class Traffic:
-    """What this rank has sent: calls of torch.distributed, and bytes."""
-
-    messages: int = 0
-    bytes: int = 0
-
-
 @dataclass(frozen=True)
 class Exchange:
     """A route as one rank walks it: places among its own rows, and where in the result what arrives is put."""
@@ -89,7 +81,6 @@ class Communicator:
         self.placement = placement
         self.device = device
         self.store = store
-        self.traffic = Traffic()
         self.rank, self.ranks = placement.rank, placement.ranks
         order = [node for part in placement.parts for node in part]
         self._back = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
@@ -102,7 +93,6 @@ class Communicator:
     def reduce(self, form: str, value: Tensor) -> Tensor:
         narrow = NARROW.get(value.dtype)
         own = value.to(narrow) if narrow is not None else value.clone(memory_format=torch.contiguous_format)
-        self._sent(2 * own.numel() * own.element_size() * (self.ranks - 1) // self.ranks)
         with self.waiting():
             dist.all_reduce(own, REDUCED[form])
         return own.to(value.dtype)
@@ -115,7 +105,6 @@ class Communicator:
         own = rows.new_zeros((most, *rows.shape[1:]))
         own[: rows.shape[0]] = rows
         pieces = [torch.empty_like(own) for _ in range(self.ranks)]
-        self._sent(rows.numel() * rows.element_size() * (self.ranks - 1))
         with self.waiting():
             dist.all_gather(pieces, own)
         whole = torch.cat([piece[:count] for piece, count in zip(pieces, self._counts, strict=True)])
@@ -129,14 +118,12 @@ class Communicator:
         own = rows.new_zeros((max(counts), *rows.shape[1:]), dtype=narrow or rows.dtype)
         own[: rows.shape[0]] = rows
         found = [torch.empty_like(own) for _ in range(self.ranks)]
-        self._sent(rows.numel() * own.element_size() * (self.ranks - 1))
         with self.waiting():
             dist.all_gather(found, own)
         return [piece[:count].to(rows.dtype) for piece, count in zip(found, counts, strict=True)]
 
     def begin_sum(self, value: Tensor) -> Callable[[], None]:
         """Begins to sum a contiguous tensor in place over the ranks; what is returned waits for the end."""
-        self._sent(2 * value.numel() * value.element_size() * (self.ranks - 1) // self.ranks)
         with self.waiting():
             work = dist.all_reduce(value, async_op=True)
 
@@ -161,7 +148,6 @@ class Communicator:
             found = value.new_empty(shape)
         narrow = NARROW.get(found.dtype)
         sent = found.to(narrow) if narrow is not None else found
-        self._sent(sent.numel() * sent.element_size() * (self.ranks - 1) if owner == self.rank else 0)
         with self.waiting():
             dist.broadcast(sent, owner)
         return sent.to(value.dtype)
@@ -176,8 +162,6 @@ class Communicator:
         arriving = {rank: rows.new_empty((len(at), *rows.shape[1:])) for rank, at in plan.arriving.items()}
         operations = [dist.P2POp(dist.isend, rows[places].contiguous(), rank) for rank, places in plan.leaving.items()]
         operations += [dist.P2POp(dist.irecv, buffer, rank) for rank, buffer in arriving.items()]
-        for places in plan.leaving.values():
-            self._sent(len(places) * rows[0].numel() * rows.element_size())
         if operations:
             with self.waiting():
                 for request in dist.batch_isend_irecv(operations):
@@ -189,7 +173,6 @@ class Communicator:
     def swap(self, rows: Tensor, peer: int) -> Tensor:
         """Rows for rows of the same shape with one other rank."""
         found, own = torch.empty_like(rows), rows.contiguous()
-        self._sent(own.numel() * own.element_size())
         with self.waiting():
             for request in dist.batch_isend_irecv([dist.P2POp(dist.isend, own, peer), dist.P2POp(dist.irecv, found, peer)]):
                 request.wait()
@@ -246,10 +229,6 @@ class Communicator:
             except (RuntimeError, ValueError):
                 continue  # the store went with the process that kept it
             yield rank, host, int(process)
-
-    def _sent(self, size: int) -> None:
-        self.traffic.messages += 1
-        self.traffic.bytes += size
 
 
 def alive(process: int) -> bool:

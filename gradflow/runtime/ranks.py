@@ -23,7 +23,7 @@ from gradflow.runtime.devices import dropout_of
 from gradflow.runtime.events import RunFailed
 
 if TYPE_CHECKING:
-    from gradflow.backends.distributed import Communicator, Traffic
+    from gradflow.backends.distributed import Communicator
     from gradflow.events.runner import EventRunner
     from gradflow.runtime.models import ModelRunner
 
@@ -52,10 +52,6 @@ class Ranks:
     def own(self) -> tuple[int, ...] | None:
         """The nodes of this rank; None: all."""
         return self.communicator.placement.own if self.communicator is not None else None
-
-    @property
-    def traffic(self) -> Traffic | None:
-        return self.communicator.traffic if self.communicator is not None else None
 
     def place(self, program: Program, exact: bool) -> Program:
         """The program of this rank."""

@@ -37,7 +37,7 @@ from gradflow.runtime.executor import Options, Run
 from gradflow.runtime.regions import sources_of
 from gradflow.runtime.snapshots import tensors_of
 from tests.placement.test_spread import ALL, axes_of
-from tests.placement.threads import Meeting, ThreadCommunicator, on_ranks
+from tests.placement.threads import Meeting, ThreadCommunicator, at_once, on_ranks
 from tests.runtime.harness import LOCK, written
 
 DIGITS = """
@@ -147,29 +147,12 @@ def test_only_the_gradient_and_the_loss_cross() -> None:
 
 
 def regions_on_ranks(region: Region, inputs: Any, axis: str, count: int) -> list[dict[str, Any]]:
-    meeting = Meeting(count)
-    found: list[Any] = [None] * count
-    errors: list[BaseException] = []
+    def body(communicator: ThreadCommunicator) -> dict[str, Any]:
+        placed = RowSpreader(Operations(Graph(count=10_000)), communicator.placement, axis).region(region)
+        verify(placed, "place")
+        return dict(lower(placed)({(s["kind"], *s["path"]): inputs[s["kind"], *s["path"]] for s in sources_of(region)}))
 
-    def body(rank: int) -> None:
-        placement = placement_on_devices(count, rank)
-        use(ThreadCommunicator(placement, meeting))
-        try:
-            placed = RowSpreader(Operations(Graph(count=10_000)), placement, axis).region(region)
-            verify(placed, "place")
-            found[rank] = lower(placed)({(s["kind"], *s["path"]): inputs[s["kind"], *s["path"]] for s in sources_of(region)})
-        except BaseException as error:
-            errors.append(error)
-            meeting.barrier.abort()
-
-    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
-    return found
+    return at_once(placement_on_devices(count), body)
 
 
 @pytest.mark.parametrize("name", sorted(ALL))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy
 import pytest
 
-from gradflow.backends.distributed import use
 from gradflow.backends.reference import lower
 from gradflow.graph.graph import Graph, Region
 from gradflow.graph.operations import Operations
@@ -20,7 +18,7 @@ from gradflow.placement.spread import Spreader
 from gradflow.runtime.regions import sources_of
 from tests.backends.operation_cases import CASES, Inputs
 from tests.backends.operation_extra import CASES as EXTRA
-from tests.placement.threads import Meeting, ThreadCommunicator
+from tests.placement.threads import ThreadCommunicator, at_once
 
 ALL = {**CASES, **EXTRA}
 ROOTS = {"param", "state", "data", "held"}
@@ -32,38 +30,21 @@ def axes_of(region: Region) -> set[Axis]:
 
 
 def on_ranks(region: Region, inputs: Inputs, placement: Placement, exact: bool) -> list[dict[str, Any]]:
-    meeting = Meeting(placement.ranks)
-    found: list[Any] = [None] * placement.ranks
-    errors: list[BaseException] = []
+    def body(communicator: ThreadCommunicator) -> dict[str, Any]:
+        own, ops = communicator.placement, Operations(Graph(count=10_000))
+        plain = Region(tuple((f"report/{name}", node) for name, node in region.results), region.parameters, region.name)
+        placed = Spreader(ops, own, exact, Mixing(ops)).region(plain)
+        verify(placed, "place")
+        local = {}
+        for source in sources_of(region):
+            key = (source["kind"], *source["path"])
+            value, whole = numpy.asarray(inputs[key]), Axis(own.axis, own.size)
+            if whole in source.type.axes:
+                value = value.take(own.own, axis=source.type.axes.index(whole))
+            local[key] = value
+        return dict(lower(placed)(local))
 
-    def body(rank: int) -> None:
-        own = Placement(placement.parts, rank, placement.axis)
-        use(ThreadCommunicator(own, meeting))
-        try:
-            ops = Operations(Graph(count=10_000))
-            plain = Region(tuple((f"report/{name}", node) for name, node in region.results), region.parameters, region.name)
-            placed = Spreader(ops, own, exact, Mixing(ops)).region(plain)
-            verify(placed, "place")
-            local = {}
-            for source in sources_of(region):
-                key = (source["kind"], *source["path"])
-                value, whole = numpy.asarray(inputs[key]), Axis(own.axis, own.size)
-                if whole in source.type.axes:
-                    value = value.take(own.own, axis=source.type.axes.index(whole))
-                local[key] = value
-            found[rank] = lower(placed)(local)
-        except BaseException as error:
-            errors.append(error)
-            meeting.barrier.abort()
-
-    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(placement.ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
-    return found
+    return at_once(placement, body)
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["summed by rank", "exact"])

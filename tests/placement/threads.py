@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradflow.backends.distributed import Communicator, Traffic, use
+from gradflow.backends.distributed import Communicator, use
 from gradflow.placement.partition import Placement
 from gradflow.placement.programs import placement_of
 from gradflow.placement.spread import Route
@@ -51,7 +51,6 @@ class ThreadCommunicator(Communicator):
     def __init__(self, placement: Placement, meeting: Meeting):
         self.placement, self.meeting = placement, meeting
         self.rank, self.ranks = placement.rank, placement.ranks
-        self.traffic = Traffic()
 
     def reduce(self, form: str, value: Tensor) -> Tensor:
         values = torch.stack([part.clone() for part in self.meeting.exchange(self.rank, value.clone())])
@@ -96,27 +95,22 @@ class ThreadCommunicator(Communicator):
         yield
 
 
-def on_ranks(
-    program: Program, count: int, options: Options, inputs: Mapping[str, Any] | None = None, watch: Callable[[Run], Any] | None = None
-) -> list[tuple[list[Event], Any]]:
-    """Runs a program on so many ranks: of each, its events, and what `watch` sees in the end."""
-    meeting = Meeting(count)
-    placement = placement_of(program, count)
-    results: list[Any] = [None] * count
+def at_once(placement: Placement, body: Callable[[ThreadCommunicator], Any]) -> list[Any]:
+    """What `body` makes on every rank of a placement. Raises what the first rank that failed by itself raised."""
+    meeting = Meeting(placement.ranks)
+    results: list[Any] = [None] * placement.ranks
     errors: list[BaseException] = []
 
-    def body(rank: int) -> None:
+    def run(rank: int) -> None:
         communicator = ThreadCommunicator(replace(placement, rank=rank), meeting)
         use(communicator)
         try:
-            run = Run(program, options, inputs, ranks=Ranks(communicator))
-            events = list(run.events())
-            results[rank] = events, watch(run) if watch is not None else None
+            results[rank] = body(communicator)
         except BaseException as error:
             errors.append(error)
             meeting.barrier.abort()
 
-    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(count)]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(placement.ranks)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -124,6 +118,18 @@ def on_ranks(
     if errors:
         raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
     return results
+
+
+def on_ranks(
+    program: Program, count: int, options: Options, inputs: Mapping[str, Any] | None = None, watch: Callable[[Run], Any] | None = None
+) -> list[tuple[list[Event], Any]]:
+    """Runs a program on so many ranks: of each, its events, and what `watch` sees in the end."""
+
+    def body(communicator: ThreadCommunicator) -> tuple[list[Event], Any]:
+        run = Run(program, options, inputs, ranks=Ranks(communicator))
+        return list(run.events()), watch(run) if watch is not None else None
+
+    return at_once(placement_of(program, count), body)
 
 
 def reports_on_ranks(count: int) -> Callable[[Program, Mapping[str, Any], str], dict[str, numpy.ndarray]]:
