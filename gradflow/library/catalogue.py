@@ -26,6 +26,7 @@ MODULES = (
     "decision_processes",
     "rollouts",
     "answer_pairs",
+    "demonstrations",
 )
 
 
