@@ -72,6 +72,7 @@ class Elaborator:
         self.constants: dict[str, Any] = {}
         self.place: str | None = None
         self.loops: tuple[int, ...] = ()
+        self.passes: list[Any] = []  # of scans, the innermost last
         self.formulas: dict[int, Node] = {}
         self.world: list[Any] | None = None
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
@@ -135,6 +136,15 @@ class Elaborator:
             yield
         finally:
             self.loops = before
+
+    @contextmanager
+    def passing(self, one: Any) -> Any:
+        """Inside of a pass of a scan: draws belong to it."""
+        self.passes.append(one)
+        try:
+            yield
+        finally:
+            self.passes.pop()
 
     def remember(self, node: Node) -> None:
         """A formula of an objective or a pipeline: taken once per rollout if nothing live is in it."""
