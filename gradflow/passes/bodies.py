@@ -236,8 +236,9 @@ class Body:
 
             acting_loop(self, statement, scope)
             return
-        if statement.until is not None or statement.axis is None:
-            raise unbuilt(head(statement.span, "repeat"), "`repeat .. until` cannot run yet", "give a number of passes: `repeat pass: 10 { .. }`")
+        if statement.axis is None:
+            fix = "say how many there are at most: `repeat pass: 100 with .. until .. { .. }`"
+            raise unbuilt(head(statement.span, "repeat"), "a loop without a number of passes cannot run yet", fix)
         inner = scope.child()
         for start in statement.values:
             inner.names[start.name] = self.e.evaluate(start.value, scope)
@@ -256,7 +257,11 @@ class Body:
                     why="every pass becomes a piece of the program",
                     fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
                 )  # fmt: skip
-            self.unroll(statement, inner, scope, name, count)
+            if statement.until is not None:
+                self.scan(statement, inner, scope, name, count)
+                scope.axes[name] = Axis(name, count)
+            else:
+                self.unroll(statement, inner, scope, name, count)
         elif name in scope.axes:
             self.scan(statement, inner, scope, name)
         else:
@@ -283,10 +288,10 @@ class Body:
                 scope.names[bound] = self.e.ops.stack(values[::-1] if statement.backward else values, name)
         scope.axes[name] = Axis(name, count)
 
-    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str) -> None:
-        from gradflow.passes.loops import scan
+    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str, count: int | None = None) -> None:
+        from gradflow.loops.scan import scan
 
-        scan(self, statement, inner, scope, name)
+        scan(self, statement, inner, scope, name, count)
 
 
 # ---- functions and objectives
