@@ -24,8 +24,10 @@ MODULES = (
     "text_tasks",
     "tabular_policy",
     "decision_processes",
+    "records",
     "rollouts",
     "answer_pairs",
+    "demonstrations",
 )
 
 
