@@ -369,6 +369,7 @@ def _split_arguments(
         elif not lenient:
             raise unknown_parameter(function.definition, arg, [*params, *inputs])
     for record in records:
+        supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
         for name in inputs:
             if name in record.fields and name not in supplied:
                 supplied[name] = record.fields[name]
