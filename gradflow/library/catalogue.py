@@ -26,6 +26,9 @@ MODULES = (
     "decision_processes",
     "rollouts",
     "answer_pairs",
+    "tools",
+    "tool_tasks",
+    "agents",
 )
 
 
@@ -39,7 +42,7 @@ class MissingExtra(Exception):
 
 @dataclass(frozen=True)
 class Primitive:
-    """`kind` is model (returns a ModelSpec), data (a DataSpec) or call (tensors and records, see `rollouts.py`)."""
+    """`kind` is model (returns a ModelSpec), data (a DataSpec), tool (a Tool, see `tools.py`) or call (tensors and records, see `rollouts.py`)."""
 
     name: str
     kind: str

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.agents import agent_fields, agent_pass_at_1_fields, tool_demonstrations_fields
 from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
@@ -227,4 +228,7 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "score": score_fields,
     "pass_at_1": pass_at_1_fields,
     "answer_pairs": answer_pairs_fields,
+    "agent": agent_fields,
+    "tool_demonstrations": tool_demonstrations_fields,
+    "agent_pass_at_1": agent_pass_at_1_fields,
 }

@@ -26,7 +26,7 @@ Verifier = Callable[[Any, list[str]], "numpy.ndarray"]
 class Tasks:
     """One split of a task set at run time.
 
-    `questions`, `answers`: one text a prompt; `ids`: int64 [prompt]; `rows`: int64, the prompts that this tick uses, or None where `sample`
+    `questions`, `answers`: one text a prompt; `worked`: for tasks with tools, the calls of a right solution one by one (() where none is known); `ids`: int64 [prompt]; `rows`: int64, the prompts that this tick uses, or None where `sample`
     shall draw them; `batch`: how many it then draws (None: all).
     """
 
@@ -36,6 +36,7 @@ class Tasks:
     verify: Verifier
     batch: int | None = None
     rows: numpy.ndarray | None = None
+    worked: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, spec: DataSpec, split: str = "train") -> Tasks:
@@ -43,7 +44,8 @@ class Tasks:
         if spec.verify is None:
             raise ValueError(f"`{spec.name}` has no verifier: its rows are no tasks")
         loaded = spec.load()[split]
-        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch)
+        worked = tuple(tuple(filter(None, calls.split("\n"))) for calls in loaded.get("worked", ()))
+        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch, worked=worked)
 
     def __len__(self) -> int:
         return len(self.questions)
