@@ -112,6 +112,7 @@ def record_of(
         "finished": drawn["finished"],
         "calls": counts,
         "group": group,
+        "task": torch.as_tensor(ids, device=device)[group],
         "copy": torch.as_tensor(copies, device=device),
         "prompt_id": torch.as_tensor(ids, device=device),
     }
@@ -169,7 +170,7 @@ def tool_demonstrations(
     `wrong`: the share of them that end in the answer to another task. The record is that of `agent`, one response a prompt; logp_old and entropy_old are
     0. Raises ValueError where the tasks come without solutions.
     """
-    if not tasks.worked:
+    if "worked" not in tasks.fields:
         raise ValueError("these tasks come without worked solutions: `tool_arithmetic(..)` has them")
     if tasks.rows is None:
         tasks = tasks.draw(seed, tick if visit is None else visit, prompts)
@@ -179,8 +180,9 @@ def tool_demonstrations(
     others = (random.uniform(key, ids, stream=1) * len(tasks)).astype(numpy.int64)
     tool, turns, rows = made(tools), [Turns() for _ in asked], []
     for row, bad, other, state in zip(tasks.rows.tolist(), spoiled.tolist(), others.tolist(), turns, strict=True):  # type: ignore[union-attr]
-        state.calls = min(len(tasks.worked[row]), max_calls)
-        rows.append((tasks.worked[row][: state.calls], tasks.answers[other if bad else row]))
+        calls = tasks.fields["worked"][row].split("\n")[:max_calls]
+        state.calls = len(calls)
+        rows.append((calls, tasks.answers[other if bad else row]))
     drawn = written(policy, tool, rows, max_tokens)
     owner = numpy.arange(len(asked))
     record = record_of(policy, drawn, asked, ids, owner, 0 * owner, turns, max_calls)
