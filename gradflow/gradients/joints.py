@@ -1,7 +1,7 @@
 """Stages that take several gradients: `projection blend { input noisy, quiet : [param]; .. return g }`, called with chains where gradients combine.
 
-Such a stage has state as any other. An input is a gradient [param]; called, `noisy(fresh: 1)` or `noisy(at: x)`, it is that gradient of a fresh sample
-or at another point. There is no `grad`: what comes in has names.
+Such a stage has state as any other. An input is a gradient [param]; called, `noisy(fresh: 1)` or `noisy(at: x)`, it is that gradient of a fresh
+sample or at another point. There is no `grad`: what comes in has names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GradientInput(v.Record):
     def call(self, e: Elaborator, node: s.Call, scope: Scope) -> Any:
         from gradflow.passes.stage_bodies import special_arguments
 
-        if self.of is None:  # a definition is checked on its own
+        if self.of is None or self.tree is None or self.scope is None:  # a definition is checked on its own
             return self.value
         named, _ = special_arguments(node, "grad")
         frame, asked = scope.frame, self.of.asked
@@ -99,7 +99,7 @@ def joint(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Ar
         value = e.evaluate(arg.value, scope)
         if not (isinstance(value, Node) and value.type.has("param")):
             raise no_gradient(arg.value.span, value)
-        given[name] = GradientInput({}, name, value, arg.value, scope, of)
+        given[name] = GradientInput({}, name, value, tree=arg.value, scope=scope, of=of)
     missing = [name for name in names if name not in given]
     if missing:
         raise mistake(
@@ -123,7 +123,8 @@ def run_joint(flow: Combination, stage: v.Stage, path: str) -> Node:
     e, asked, found = flow.e, flow.asked, list[Node]()
 
     def no_single(point: Node | None, fresh: int) -> Node:
-        raise mistake("E0521", stage.span, f"`{stage.name}` reads `grad`, and several gradients come in", why="they have names", fix="read its inputs")
+        what = f"`{stage.name}` reads `grad`, and several gradients come in"
+        raise mistake("E0521", stage.span, what, why="they have names", fix="read its inputs")
 
     def end(up: Upstream, bundle: Bundle) -> Change:
         found.append(up.at(None, 0))
@@ -157,7 +158,8 @@ def check_part(stage: Any) -> None:
     for one in stages:
         check_part(one)
     if isinstance(stage, v.Stage):
-        reason = next(moves(stage.definition.body or ()), None) if stage.kind in ("estimator", "projection") else (stage.span, f"it is an {stage.kind}")
+        body = stage.definition.body or ()
+        reason = next(moves(body), None) if stage.kind in ("estimator", "projection") else (stage.span, f"it is an {stage.kind}")
         if reason is not None:
             raise behind(stage, *reason)
 
@@ -186,6 +188,6 @@ def behind(stage: v.Stage, span: Span, why: str) -> Mistake:
 
 def no_gradient(span: Span, value: Any) -> Mistake:
     return mistake(
-        "E0541", span, f"a gradient is needed here, this is {v.kind_name(value)}", why="it is combined with gradients of everything that the flow trains",
+        "E0541", span, f"a gradient is needed here, this is {v.kind_name(value)}", why="it is combined with gradients of all that the flow trains",
         fix="write how it is taken, in brackets: `(loss -> backprop)`",
     )  # fmt: skip

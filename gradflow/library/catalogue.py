@@ -30,6 +30,8 @@ MODULES = (
     "tools",
     "tool_tasks",
     "agents",
+    "agent_tests",
+    "paths",
 )
 
 

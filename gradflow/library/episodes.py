@@ -1,9 +1,9 @@
 """Responses with tool calls, token by token: the loop behind `agent`, `continue_paths` and `agent_pass_at_1`, which `agents.py` wraps into records.
 
-A response is a sequence of turns, each what the policy writes between two answers of a tool. All rows of a batch go through the model together, a token
-at a time and with one cache: while a row reads an answer its next token is given, while it writes it is drawn, so that no row waits for another and the
-cache has no holes. A token's random number belongs to (prompt id, copy, place in the response) alone, as in `sampling.py`; where the places of tokens
-are the same, it does not matter in how many pieces a response was drawn, or beside which others.
+A response is a sequence of turns, each what the policy writes between two answers of a tool. All rows of a batch go through the model together, a
+token at a time and with one cache: while a row reads an answer its next token is given, while it writes it is drawn, so that no row waits for another
+and the cache has no holes. A token's random number belongs to (prompt id, copy, place in the response) alone, as in `sampling.py`; where the places
+of tokens are the same, it does not matter in how many pieces a response was drawn, or beside which others.
 
 Axes: B rows, T tokens of a response (the policy's and the tools', in order), V words, G prompts, K likeliest words.
 """
@@ -51,14 +51,21 @@ class Rules:
 
 
 def play(
-    policy: Any, prompts: Sequence[Sequence[int]], owner: numpy.ndarray, turns: Sequence[Turns], draws: numpy.ndarray | None, how: Decoding, rules: Rules
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    owner: numpy.ndarray,
+    turns: Sequence[Turns],
+    draws: numpy.ndarray | None,
+    how: Decoding,
+    rules: Rules,
 ) -> dict[str, Tensor]:
-    """Goes on with rows that begin with `prompts` (ids, G lists; row b with `prompts[owner[b]]`, int64 [B] ascending), for up to how.max_tokens tokens.
+    """Goes on with rows that begin with `prompts` (ids, G lists; row b with `prompts[owner[b]]`, int64 [B] ascending), for up to how.max_tokens
+    tokens.
 
-    `turns` [B] says where the rows stand and is brought up to date; `draws` float64 [B, T] are the tokens' random numbers (None: the likeliest words).
-    Returns tensors [B, T], padded on the right: action int64; here bool (a token stands here); mask bool (the policy wrote it); turn int64 (-1 where
-    mask is false); logp, entropy (0 where mask is false); with how.keep_top K also likely [B, T, K], the largest log-probabilities, 0 where mask is
-    false; and finished bool [B]: ended by the end token or a stop text.
+    `turns` [B] says where the rows stand and is brought up to date; `draws` float64 [B, T] are the tokens' random numbers (None: the likeliest
+    words). Returns tensors [B, T], padded on the right: action int64; here bool (a token stands here); mask bool (the policy wrote it); turn int64
+    (-1 where mask is false); logp, entropy (0 where mask is false); with how.keep_top K also likely [B, T, K], the largest log-probabilities, 0 where
+    mask is false; and finished bool [B]: ended by the end token or a stop text.
     """
     import torch
 
@@ -78,7 +85,13 @@ def play(
 
 
 def _play_rows(
-    policy: Any, prompts: Sequence[Sequence[int]], owner: numpy.ndarray, turns: Sequence[Turns], draws: numpy.ndarray | None, how: Decoding, rules: Rules
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    owner: numpy.ndarray,
+    turns: Sequence[Turns],
+    draws: numpy.ndarray | None,
+    how: Decoding,
+    rules: Rules,
 ) -> dict[str, Tensor]:
     import torch
 
@@ -165,9 +178,7 @@ def empty(count: int, how: Decoding, pad_id: int, logits: Tensor) -> dict[str, T
     return kept
 
 
-def keep(
-    kept: dict[str, Tensor], rows: Tensor, place: int, word: Tensor, wrote: Tensor, turn: list[int], logits: Tensor, how: Decoding
-) -> None:
+def keep(kept: dict[str, Tensor], rows: Tensor, place: int, word: Tensor, wrote: Tensor, turn: list[int], logits: Tensor, how: Decoding) -> None:
     kept["action"][rows, place] = word
     kept["here"][rows, place] = True
     kept["mask"][rows, place] = wrote

@@ -1,7 +1,7 @@
 """Questions that take several steps, each of which a tool can do: what multi-turn agents are trained on here.
 
-`tool_arithmetic` asks for the value of a chain of operations. A policy may work it out step by step, `(3+4)`, reading each value from a calculator, and
-then says the result; the field `worked` holds such steps, one a line, for demonstrations. Only what is said in the last turn counts.
+`tool_arithmetic` asks for the value of a chain of operations. A policy may work it out step by step, `(3+4)`, reading each value from a calculator,
+and then says the result; the field `worked` holds such steps, one a line, for demonstrations. Only what is said in the last turn counts.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def tool_arithmetic(
 ) -> DataSpec:
     """`3+4-2=` -> `5`, in steps: a calculator's call for each operation, from the left, and then the result.
 
-    `steps`: operations in a question; `digits`: its numbers lie below 10^digits; `operations`: characters of `+-*`, of equal rank (with `*` the question
-    has brackets); `words`: the question as a sentence that says how to use the calculator, for language models; the last whole number of the last turn
-    then counts, else the turn has to be the result alone. No question appears twice. Raises ValueError for another operation, or where there are fewer
-    than size + test questions.
+    `steps`: operations in a question; `digits`: its numbers lie below 10^digits; `operations`: characters of `+-*`, of equal rank (with `*` the
+    question has brackets); `words`: the question as a sentence that says how to use the calculator, for language models; the last whole number of the
+    last turn then counts, else the turn has to be the result alone. No question appears twice. Raises ValueError for another operation, or where
+    there are fewer than size + test questions.
     """
     if not operations or set(operations) - set(OPERATIONS):
         raise ValueError(f"operations are characters of `{''.join(OPERATIONS)}`, found `{operations}`")

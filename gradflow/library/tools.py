@@ -1,7 +1,7 @@
 """Tools that a policy calls while it writes: a piece of text between two marks is handed to a function, and what it says is put behind it.
 
-A tool in a spec is a value, `tools: calculator()`: its name and its options, which `made` turns into a `Tool` where it is used. A call is recognized in
-the text, so any tokenizer will do. With the marks `(` and `)`, a policy that writes `(12+5)` reads `=17` and a new line, and goes on from there.
+A tool in a spec is a value, `tools: calculator()`: its name and its options, which `made` turns into a `Tool` where it is used. A call is recognized
+in the text, so any tokenizer will do. With the marks `(` and `)`, a policy that writes `(12+5)` reads `=17` and a new line, and goes on from there.
 """
 
 from __future__ import annotations
