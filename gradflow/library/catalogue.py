@@ -30,6 +30,11 @@ MODULES = (
     "rollouts",
     "answer_pairs",
     "demonstrations",
+    "tools",
+    "tool_tasks",
+    "agents",
+    "agent_tests",
+    "paths",
 )
 
 
@@ -43,7 +48,7 @@ class MissingExtra(Exception):
 
 @dataclass(frozen=True)
 class Primitive:
-    """`kind` is model (returns a ModelSpec), data (a DataSpec) or call (tensors and records, see `rollouts.py`)."""
+    """`kind` is model (returns a ModelSpec), data (a DataSpec), tool (a Tool, see `tools.py`) or call (tensors and records, see `rollouts.py`)."""
 
     name: str
     kind: str

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.agent_tests import RESULT_TYPES as AGENT_TYPES
 from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
+from gradflow.library.paths import RESULT_TYPES as PATH_TYPES
 from gradflow.library.records import RESULT_TYPES as RECORD_TYPES
 from gradflow.library.sampling import Decoding, draws_of, generate, texts
 from gradflow.library.scoring import live_statistics
@@ -239,6 +241,8 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "score": score_fields,
     "pass_at_1": pass_at_1_fields,
     "answer_pairs": answer_pairs_fields,
+    **AGENT_TYPES,
+    **PATH_TYPES,
     **RECORD_TYPES,
     "demonstrations": given_fields,
 }

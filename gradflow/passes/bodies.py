@@ -311,8 +311,7 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     objective = definition.kind == "objective"
     body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
     lookup = e.records[-1] if e.records else {}
-    own: dict[str, Any] = {}
-    e.records.append({**lookup, **own})
+    e.records.append({**lookup, **({**supplied.get("#record", {}), **supplied} if objective else {})})  # function values take more than it declares
     try:
         for statement in function.inputs:
             bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)

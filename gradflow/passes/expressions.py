@@ -80,6 +80,7 @@ class Elaborator:
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
         self.sealed: set[int] = set()  # ids of values of black boxes
+        self.gradients: Any = None  # the head of a flow that is evaluated, where gradients combine: see gradflow/gradients
 
     # ---- diagnostics and context
 
@@ -322,7 +323,7 @@ class Elaborator:
     def _chain(self, node: s.Chain, scope: Scope) -> Any:
         from gradflow.passes.stages import chain_value
 
-        return chain_value(self, node, scope)
+        return chain_value(self, node, scope) if self.gradients is None else self.gradients.chain_of(node, scope)
 
     def _guarded(self, node: s.Guarded, scope: Scope) -> Any:
         from gradflow.passes.stages import stage_value
