@@ -23,6 +23,7 @@ MODULES = (
     "synthetic_data",
     "text_tasks",
     "tabular_policy",
+    "heads",
     "decision_processes",
     "rollouts",
     "answer_pairs",
@@ -116,6 +117,7 @@ class ModelSpec:
     methods: tuple[str, ...] = ()
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     flops_per_row: float = 0.0
+    dress: Callable[[Any, int], Any] | None = None  # of a model with a head: (another's module, seed) -> that module with the head on it
 
     @property
     def size(self) -> int:

@@ -146,7 +146,9 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
 
     specs = {k: (x.spec if isinstance(x, v.Model | v.Data) else x) for k, x in arguments.items()}
     if name == "score":
-        return _score(e, node, arguments)
+        from gradflow.builtins.scores import scored
+
+        return scored(e, node, arguments)
     fields = RESULT_TYPES[name](**specs)
     return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
@@ -234,32 +236,6 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
     if scalar:
         return e.ops.source(field_type(fields), "world", key, "value")
     return v.Record({n: e.ops.source(field_type(f), "world", key, n) for n, f in table.items() if f.base != "text"}, name)
-
-
-def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
-    """score(policy, samples): every field of the record, and the live ones of the policy, each a use of one model call."""
-    policy, samples = arguments["policy"], arguments["samples"]
-    if not isinstance(samples, v.Record) or "mask" not in samples.fields:
-        raise mistake(
-            "E0206", node.span, "`score` needs a record of samples", why=f"its second argument is {v.kind_name(samples)}",
-            fix="draw them: `samples ~ sample(policy, tasks, ..)`",
-        )  # fmt: skip
-    names = tuple(n for n in ("ids", "prompt_mask", "mask", "action", "length") if n in samples.fields)
-    options = {k: x for k, x in arguments.items() if k not in ("policy", "samples", "reference")}
-    fields = dict(samples.fields)
-    axes = samples.fields["mask"].type.axes
-
-    def live(model: v.Model, output: str, held: bool) -> Node:
-        own = tuple(sorted({**options, **({"entropy": True} if output == "entropy" else {})}.items()))
-        inputs = (e.parameters_of(model), *(samples.fields[n] for n in names))
-        value = e.ops.make("model", inputs, Type("real", axes), model=model.name, method="score", fields=names, output=output, options=own)
-        return e.ops.constant(e.ops.elementwise("stop", value)) if held else value
-
-    for output in ("logp", "entropy"):
-        fields[output] = live(policy, output, False)
-        if arguments.get("reference") is not None:
-            fields[f"{output}_ref"] = live(arguments["reference"], output, True)
-    return v.Record(fields, "score")
 
 
 def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> Any:

@@ -113,6 +113,7 @@ class ModelDoc(Doc):
     stored: tuple[StoredDoc, ...]
     born: Size
     span: Index
+    head: DeclarationDoc | None = None
 
 
 class DataDoc(Doc):
