@@ -27,6 +27,7 @@ MODULES = (
     "decision_processes",
     "rollouts",
     "answer_pairs",
+    "episodes",
 )
 
 
@@ -152,3 +153,4 @@ class DataSpec:
     divide: Callable[[int], list[Any]] | None = None
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     verify: Callable[[Any, list[str]], Any] | None = None  # tasks: (ids int64 [sample], responses) -> rewards float64 [sample]
+    feedback: Callable[[Any, list[str]], list[str]] | None = None  # tasks: what the world says to the responses, never the right one

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
+from gradflow.library.episodes import episode_fields, generate_fields
 from gradflow.library.heads import head_fields, read_head
 from gradflow.library.language_models import pad_left
 from gradflow.library.sampling import Decoding, draws_of, generate, texts
@@ -168,9 +169,7 @@ def take_rows(samples: Mapping[str, Any], rows: Any) -> Record:
 
 
 @primitive("call", policy="model", samples="record", reference="model", temperature="real > 0")
-def score(
-    policy: Any, samples: Mapping[str, Any], reference: Any = None, temperature: float = 1.0, entropy: bool = False, head: str = ""
-) -> Record:
+def score(policy: Any, samples: Mapping[str, Any], reference: Any = None, temperature: float = 1.0, entropy: bool = False, head: str = "") -> Record:
     """The record of `sample` with the log-probability of each drawn token under the present parameters, through which the gradient flows.
 
     Adds `logp` [sample, token] = log softmax(logits / temperature) at the token, 0 where there is none; with `entropy` also `entropy`
@@ -234,4 +233,6 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "score": score_fields,
     "pass_at_1": pass_at_1_fields,
     "answer_pairs": answer_pairs_fields,
+    "episode": episode_fields,
+    "generate": generate_fields,
 }

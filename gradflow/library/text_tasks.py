@@ -27,7 +27,7 @@ class Tasks:
     """One split of a task set at run time.
 
     `questions`, `answers`: one text a prompt; `ids`: int64 [prompt]; `rows`: int64, the prompts that this tick uses, or None where `sample`
-    shall draw them; `batch`: how many it then draws (None: all).
+    shall draw them; `batch`: how many it then draws (None: all); `feedback(ids, responses)`: what the world says to them, if anything.
     """
 
     questions: tuple[str, ...]
@@ -36,6 +36,7 @@ class Tasks:
     verify: Verifier
     batch: int | None = None
     rows: numpy.ndarray | None = None
+    feedback: Callable[[Any, list[str]], list[str]] | None = None
 
     @classmethod
     def of(cls, spec: DataSpec, split: str = "train") -> Tasks:
@@ -43,7 +44,7 @@ class Tasks:
         if spec.verify is None:
             raise ValueError(f"`{spec.name}` has no verifier: its rows are no tasks")
         loaded = spec.load()[split]
-        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch)
+        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch, None, spec.feedback)
 
     def __len__(self) -> int:
         return len(self.questions)

@@ -121,9 +121,8 @@ class Body:
                 "E0504", head(target.span, name), f"`{name}` is bound twice", why="`=` and `~` bind a fresh name",
                 fix=f"use `{name} <- ..` if it is state, or another name",
             )  # fmt: skip
-        if isinstance(value, Node):
-            if value.type.target is not None and not any(m is value for m in scope.maps):
-                scope.maps.append(value)
+        if isinstance(value, Node) and value.type.target is not None and not any(m is value for m in scope.maps):
+            scope.maps.append(value)
         if self.objective:
             self.e.remember(value)
         scope.names[name] = value

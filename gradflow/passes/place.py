@@ -1,8 +1,8 @@
 """When things are computed: what is taken once per rollout is separated from what every mini-batch does.
 
 A formula of an objective (or an input's default) that involves no live value belongs to the whole rollout, and so does a live value that is
-held as it was when the unit began (`value_old`); nothing else does: counts and normalizers inside live formulas are those of the mini-batch. The update reads what was taken before as the source rollout/ID, cut along
-`sample` where it has that axis.
+held as it was when the unit began (`value_old`); nothing else does: counts and normalizers inside live formulas are those of the mini-batch.
+The update reads what was taken before as the source rollout/ID, cut along `sample` where it has that axis.
 """
 
 from __future__ import annotations
