@@ -411,6 +411,9 @@ class PipelineElaborator:
                 self.statement(one, scope)
         with self.e.at():
             actions = self.flow_actions(inner, scope)
+        for one, _ in inner:  # what was drawn last stays held: later phases may read it
+            if isinstance(one, s.Bind) and one.op == "~" and one.targets[0].name in scope.names:
+                self.scope.names.setdefault(one.targets[0].name, scope.names[one.targets[0].name])
         check_unit(unit, actions, statement.span)
         reports = tuple(self.periodic(one, scope) for one in periodic)
         final = self.reports(tuple(last), 0, unit, scope, statement.span) if last else None
