@@ -25,6 +25,7 @@ MODULES = (
     "tabular_policy",
     "heads",
     "decision_processes",
+    "records",
     "rollouts",
     "answer_pairs",
     "episodes",
