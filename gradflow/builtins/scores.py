@@ -44,4 +44,4 @@ def scored(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
             with e.at(parameters={}):  # also where a flow asks for its objective at other parameters
                 fields["value_old"] = e.ops.make("stop", (live(policy, output, type_, head=output),), type_, held=True)
             e.remember(fields["value_old"])
-    return v.Record(fields, "score")
+    return v.Record(fields, "score", None, samples.texts)

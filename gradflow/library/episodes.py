@@ -4,7 +4,7 @@
 right is the task set's verifier's word, and what the world says to an answer is its `feedback`. Nothing here is trained: a record of `generate`
 is scored and learnt from like one of `sample`.
 
-Axes: sample (a try, or a text), task (the data set's prompts: notes belong to one), token, place and word as in `rollouts.py`.
+Axes: prompt (a task that is tried), task (the data set's prompts: notes belong to one), sample (a text), token, place and word as in `rollouts.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
-from gradflow.library.sampling import Decoding, draws_of, texts
+from gradflow.library.sampling import Decoding, draws_of
 from gradflow.library.sampling import generate as respond
+from gradflow.library.sampling import texts as texts_of
 from gradflow.library.scripts import SCRIPTS
 from gradflow.library.text_tasks import Tasks, cut_splits, exact_match, task_spec
 
@@ -103,7 +104,7 @@ def episode(
     """One try at each of the tasks, by a script or a language model, that may read notes: texts of earlier records that belong to the same task.
 
     `notes`: a record with `text` and `task`, in the order in which they were written (none: no notes); a language model reads them before the
-    question, a line each; `temperature`: 0 is the likeliest answer. Returns task [sample -> task], reward real[sample], correct bool[sample],
+    question, a line each; `temperature`: 0 is the likeliest answer. Returns task [prompt -> task], reward real[prompt], correct bool[prompt],
     answer and text: the text is what happened, question, answer and what the world said to it, and never the right answer.
     """
     import torch
@@ -119,7 +120,7 @@ def episode(
         prompts = [actor.tokenizer.encode(actor.tokenizer.chat("\n".join([*told, question]))) for question, told in zip(asked, read)]
         draws = draws_of(random.key(seed, "episode", tick, *site), ids, numpy.zeros_like(ids), max_tokens) if temperature > 0 else None
         drawn = respond(actor, prompts, numpy.arange(len(ids)), draws, Decoding(max_tokens, float(temperature)))
-        answers = texts(drawn["action"], drawn["mask"], actor.tokenizer)
+        answers = texts_of(drawn["action"], drawn["mask"], actor.tokenizer)
     reward = tasks.verify(ids, answers)
     said = tasks.feedback(ids, answers) if tasks.feedback is not None else [""] * len(ids)
     return {
@@ -142,14 +143,15 @@ def notes_by_task(notes: Mapping[str, Any] | None) -> dict[int, list[str]]:
 
 def episode_fields(actor: ModelSpec, tasks: DataSpec, **options: Any) -> Mapping[str, FieldSpec]:
     """The record of `episode`."""
-    whole = sum(size or 0 for split in tasks.splits for size in [tasks.fields[split]["question"].axes[0][1]])
-    sample = (("sample", tasks.fields[tasks.splits[0]]["question"].axes[0][1]),)
+    sizes = [tasks.fields[split]["question"].axes[0][1] for split in tasks.splits]
+    drawn = tasks.facts.get("drawn", sizes[0])
+    prompt = (("prompt", drawn if isinstance(drawn, int) and drawn >= 0 else None),)
     return {
-        "task": FieldSpec("int", sample, target=("task", whole)),
-        "reward": FieldSpec("real", sample),
-        "correct": FieldSpec("bool", sample),
-        "answer": FieldSpec("text", sample),
-        "text": FieldSpec("text", sample),
+        "task": FieldSpec("int", prompt, target=("task", None if None in sizes else sum(size or 0 for size in sizes))),
+        "reward": FieldSpec("real", prompt),
+        "correct": FieldSpec("bool", prompt),
+        "answer": FieldSpec("text", prompt),
+        "text": FieldSpec("text", prompt),
     }
 
 
@@ -178,7 +180,8 @@ def generate(
     """`group` texts by the writer for each text of a record, which it reads behind `instruction`. Nothing is verified.
 
     `texts`: a record with `text`; what else it says of a row (task, reward, ..) is not passed on, but for `task`. `temperature`, `top_p`, `top_k`,
-    `stop` as in `sample`. Returns the fields of `sample` without reward, correct and prompt_id: group [sample -> prompt] is the text that was read.
+    `stop` as in `sample`. Returns the fields of `sample` without reward, correct and prompt_id; group [sample -> prompt] is the text that was read,
+    `read` that text itself (without the instruction), `text` what was written.
     """
     import torch
 
@@ -205,20 +208,21 @@ def generate(
         "finished": drawn["finished"],
         "group": index,
         "copy": torch.as_tensor(copies, device=device),
+        "read": [texts["text"][row] for row in owner],
         "text": written(drawn, writer, marks),
     }
 
 
 def written(drawn: Mapping[str, Tensor], writer: Any, marks: Sequence[str]) -> list[str]:
     """What was written, as one line: blanks and new lines around and inside are single blanks."""
-    return [" ".join(text.split()) for text in texts(drawn["action"], drawn["mask"], writer.tokenizer, marks)]
+    return [" ".join(text.split()) for text in texts_of(drawn["action"], drawn["mask"], writer.tokenizer, marks)]
 
 
-def generate_fields(writer: ModelSpec, texts: Any, group: Any = 1, max_tokens: Any = 24, **options: Any) -> Mapping[str, FieldSpec]:
+def generate_fields(writer: ModelSpec, texts: Mapping[str, FieldSpec], group: Any = 1, max_tokens: Any = 24, **options: Any) -> Mapping[str, FieldSpec]:
     """The record of `generate`."""
-    given = getattr(texts, "fields", texts)
     vocabulary = writer.facts.get("vocabulary")
-    sample, token = ("sample", None), ("token", max_tokens if isinstance(max_tokens, int) else None)
+    read = texts["text"].axes[0][1] if "text" in texts else None
+    sample, token = ("sample", read * group if read is not None and isinstance(group, int) else None), ("token", max_tokens if isinstance(max_tokens, int) else None)
     word = ("word", vocabulary if isinstance(vocabulary, int) else None)
     fields = {
         "ids": FieldSpec("int", (sample, ("place", None)), target=word, padded=True),
@@ -229,12 +233,11 @@ def generate_fields(writer: ModelSpec, texts: Any, group: Any = 1, max_tokens: A
         "entropy_old": FieldSpec("real", (sample, token), padded=True),
         "length": FieldSpec("int", (sample,)),
         "finished": FieldSpec("bool", (sample,)),
-        "group": FieldSpec("int", (sample,), target=("prompt", None)),
+        "group": FieldSpec("int", (sample,), target=("prompt", read)),
         "copy": FieldSpec("int", (sample,)),
+        "read": FieldSpec("text", (sample,)),
         "text": FieldSpec("text", (sample,)),
     }
-    task = given.get("task")
-    if task is not None:
-        target = task.target if isinstance(task, FieldSpec) else tuple(task.type.target or ("task", None))
-        fields["task"] = FieldSpec("int", (sample,), target=target)
+    if "task" in texts:
+        fields["task"] = FieldSpec("int", (sample,), target=texts["task"].target)
     return fields

@@ -142,14 +142,14 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
         )  # fmt: skip
     arguments = bind_primitive(e, name, node, scope)
     from gradflow.library.rollouts import RESULT_TYPES
-    from gradflow.procedures.acting import calling, declared, world_call
+    from gradflow.procedures.acting import calling, declarations, world_call
 
     if name == "score":
         from gradflow.builtins.scores import scored
 
         return scored(e, node, arguments)
     with calling(e, name):
-        fields = RESULT_TYPES[name](**{k: declared(x) for k, x in arguments.items()})
+        fields = RESULT_TYPES[name](**declarations(name, arguments))
         return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
