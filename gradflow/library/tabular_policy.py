@@ -52,7 +52,7 @@ def table_policy(prompts: int = 64, length: int = 3, vocabulary: int = 8, decoy:
 
     return ModelSpec(
         "table_policy", (LeafSpec("theta", (prompts, length, vocabulary)),), build, inputs=(), outputs=(("token", length), ("word", vocabulary)),
-        index_input=True, methods=("sample", "score"), facts={"prompts": prompts, "length": length, "vocabulary": vocabulary},
+        index_input=True, methods=("sample", "score"), facts={"prompts": prompts, "length": length, "vocabulary": vocabulary, "width": vocabulary},
     )  # fmt: skip
 
 

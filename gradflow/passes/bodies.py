@@ -122,11 +122,10 @@ class Body:
                 "E0504", head(target.span, name), f"`{name}` is bound twice", why="`=` and `~` bind a fresh name",
                 fix=f"use `{name} <- ..` if it is state, or another name",
             )  # fmt: skip
-        if isinstance(value, Node):
-            if value.type.target is not None and not any(m is value for m in scope.maps):
-                scope.maps.append(value)
-            if self.objective:
-                self.e.remember(value)
+        if isinstance(value, Node) and value.type.target is not None and not any(m is value for m in scope.maps):
+            scope.maps.append(value)
+        if self.objective:
+            self.e.remember(value)
         scope.names[name] = value
 
     def once(self, name: str, scope: Scope) -> bool:
@@ -378,7 +377,7 @@ def bind_input(
                 scope.axes.setdefault(option.axes.target, Axis(option.axes.target, None))
         if not given and statement.default is not None:
             value = e.evaluate(statement.default, scope)
-            if isinstance(value, Node) and body.objective:
+            if body.objective:
                 e.remember(value)
         elif not given:
             scope.names[name] = value or v.Missing(name, definition.name, span)

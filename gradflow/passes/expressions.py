@@ -149,9 +149,11 @@ class Elaborator:
         finally:
             self.passes.pop()
 
-    def remember(self, node: Node) -> None:
-        """A formula of an objective or a pipeline: taken once per rollout if nothing live is in it."""
-        self.formulas[node.id] = node
+    def remember(self, value: Any) -> None:
+        """A formula of an objective or a pipeline, or the fields of one: taken once per rollout if nothing live is in it."""
+        for node in value.fields.values() if isinstance(value, v.Record) else (value,):
+            if isinstance(node, Node):
+                self.formulas[node.id] = node
 
     @contextmanager
     def collecting(self) -> Any:
