@@ -89,6 +89,8 @@ class PipelineElaborator:
         self.flows: dict[int, str] = {}
         self.pending: list[tuple[s.Statement, Scope]] = []
         self.e.world = []
+        self.e.constants["scheduled"] = any(isinstance(one, s.ScheduleIs) for one in definition.body or ())
+        self.schedule: Any = None
 
     def program(self) -> p.Program:
         body = self.definition.body or ()
@@ -108,7 +110,8 @@ class PipelineElaborator:
         doc = self.definition.text("doc")
         models = {name: self.lifted(plan) for name, plan in self.models.items()}
         source = self.scope.module.source
-        program = p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, source.name, source.text)
+        bound = dict(self.bound)
+        program = p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), bound, self.inputs, source.name, source.text, self.schedule)
         if not self.e.report.errors:
             from gradflow.analyses.knobs import check_knobs
             from gradflow.privacy.check import private_program
@@ -138,7 +141,7 @@ class PipelineElaborator:
         self.e.ops.span = statement.span
         handler: Any = {
             s.Declare: self.declare, s.Bind: self.bind, s.Input: self.input, s.Doc: lambda *_: None, s.Require: self.require,
-            s.Flow: self.defer, s.ScheduleIs: self.unbuilt,
+            s.Flow: self.defer, s.ScheduleIs: self.schedule_is,
         }.get(type(statement))  # fmt: skip
         if handler is None:
             from gradflow.passes.words import statement_word
@@ -151,8 +154,10 @@ class PipelineElaborator:
             )  # fmt: skip
         handler(statement, scope)
 
-    def unbuilt(self, statement: Any, scope: Scope) -> None:
-        raise unbuilt(statement.span, "schedules cannot run yet", "leave the line out: a schedule changes how, not what is computed")
+    def schedule_is(self, statement: s.ScheduleIs, scope: Scope) -> None:
+        from gradflow.schedules.elaborate import scheduled
+
+        self.schedule = scheduled(self.e, self.e.evaluate(statement.value, scope), statement.value.span)
 
     def named(self, name: str, span: Any, start: int = 0) -> Any:
         """The span of a name inside of a statement, from `start` in the text on."""

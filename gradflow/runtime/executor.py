@@ -61,6 +61,7 @@ from gradflow.runtime.snapshots import parts_of, put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
+from gradflow.schedules.rows import attach
 
 
 def execute(program: Program, options: Options = PLAIN, listener: Callable[[Event], None] | None = None, **more: Any) -> Iterator[Event]:
@@ -222,6 +223,7 @@ class Run:
             own = plan.phase.settings.get("seed", self.seed)
             self.clocks.begin(self.options.seed if self.options.seed is not None else own, plan.count)
         self.store.bear(self.program, plan.index, self.seed, self._start)
+        attach(self.program.schedule, self.store.runners, self.options.backend, self.device)
         for runner in self.store.runners.values():
             runner.micro = self.options.micro or plan.phase.settings.get("micro")
             if self._dropping and (runner.micro or 1) > 1:
