@@ -31,7 +31,8 @@ from gradflow.topologies.facts import facts as topology_facts
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts", "events", "time")
-SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro"}
+SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro", "whole"}
+WORDS = {"precision": ("float32", "float64", "bfloat16"), "whole": ("group",)}  # settings that are one of these
 
 
 @dataclass(eq=False)
@@ -115,9 +116,11 @@ class PipelineElaborator:
         if not self.e.report.errors:
             from gradflow.analyses.knobs import check_knobs
             from gradflow.privacy.check import private_program
+            from gradflow.schedules.gain import used_where_it_can
 
             program = private_program(self.e, program, self.definition)
-
+            if self.schedule is not None:
+                program = used_where_it_can(self.e, program)
             check_knobs(self.e, program, self.definition, self.scope)
         return program
 
@@ -431,18 +434,18 @@ class PipelineElaborator:
                     why=f"settings are {listed(sorted(SETTINGS))}",
                     **suggestion(place, arg.name or "", SETTINGS, "use one of these"),
                 )  # fmt: skip
-            value = arg.value.id if arg.name == "precision" and isinstance(arg.value, s.Name) else self.e.evaluate(arg.value, self.scope)
+            value = arg.value.id if arg.name in WORDS and isinstance(arg.value, s.Name) else self.e.evaluate(arg.value, self.scope)
             least = {"epochs": 1, "minibatches": 1, "micro": 1, "seed": 0}.get(arg.name)
             if least is not None and (not isinstance(value, int) or value < least):
                 raise mistake(
                     "E0402", arg.value.span, f"`{arg.name}` must be a whole number, at least {least}", why=f"this is {v.kind_name(value)}",
                     fix=f"`{arg.name}: {least}`, say",
                 )  # fmt: skip
-            if arg.name == "precision" and value not in ("float32", "float64", "bfloat16"):
-                words = ("float32", "float64", "bfloat16")
+            if arg.name in WORDS and value not in WORDS[arg.name]:
+                words = WORDS[arg.name]
                 raise mistake(
-                    "E0402", arg.value.span, f"`precision` cannot be `{value}`", why=f"it is one of {listed(words)}",
-                    **suggestion(arg.value.span, str(value), words, "`precision: float32`, say"),
+                    "E0402", arg.value.span, f"`{arg.name}` cannot be `{value}`", why=f"it is one of {listed(words)}",
+                    **suggestion(arg.value.span, str(value), words, f"`{arg.name}: {words[0]}`, say"),
                 )  # fmt: skip
             found[arg.name] = value
         return found

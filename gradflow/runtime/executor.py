@@ -61,7 +61,7 @@ from gradflow.runtime.snapshots import parts_of, put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
-from gradflow.schedules.rows import attach
+from gradflow.schedules.rows import attach, shuffled_groups
 
 
 def execute(program: Program, options: Options = PLAIN, listener: Callable[[Event], None] | None = None, **more: Any) -> Iterator[Event]:
@@ -223,7 +223,7 @@ class Run:
             own = plan.phase.settings.get("seed", self.seed)
             self.clocks.begin(self.options.seed if self.options.seed is not None else own, plan.count)
         self.store.bear(self.program, plan.index, self.seed, self._start)
-        attach(self.program.schedule, self.store.runners, self.options.backend, self.device)
+        attach(self.program, self.store.runners, self.options.backend, self.device)
         for runner in self.store.runners.values():
             runner.micro = self.options.micro or plan.phase.settings.get("micro")
             if self._dropping and (runner.micro or 1) > 1:
@@ -317,25 +317,30 @@ class Run:
             if isinstance(action, Update) and action.rollout is not None:
                 results = self._run(action.rollout, action.span, action.flow)
                 self.taken[action.flow] = {name.split("/")[1]: value.clone() for name, value in results.items()}
-        samples = self._samples(group) if plan.minibatches > 1 else 0
+        samples, whole = self._samples(group, plan.phase.settings.get("whole", "")) if plan.minibatches > 1 else (0, None)
         if not samples:
             yield from [None] * plan.updates
             return
         if samples < plan.minibatches:
             raise RunFailed(f"{samples} samples cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
         for epoch in range(plan.updates // plan.minibatches):
+            if whole is not None:
+                yield from shuffled_groups(whole, plan.minibatches, random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch))
+                continue
             order = random.permutation(random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch), samples, torch).to(self.device)
             for i in range(plan.minibatches):
                 yield order[i * samples // plan.minibatches : (i + 1) * samples // plan.minibatches]
 
-    def _samples(self, group: tuple[Update | Assign, ...]) -> int:
-        """How many samples were drawn; 0 where the group reads none."""
+    def _samples(self, group: tuple[Update | Assign, ...], whole: str) -> tuple[int, Tensor | None]:
+        """How many samples were drawn, 0 where the group reads none; and the map `whole` of theirs, whose groups are not to be cut."""
         for action in group:
             read = self._reader(action.flow if isinstance(action, Update) else "", None, True)
             for source in self.regions.lowered(action.region, True, action.span).sources:
                 if source["kind"] in ("held", "rollout") and source.type.has("sample"):
-                    return int(read(source).shape[source.type.names.index("sample")])
-        return 0
+                    count = int(read(source).shape[source.type.names.index("sample")])
+                    if not whole or source["kind"] == "held":
+                        return count, self.held[source["path"][0], whole] if whole else None
+        return 0, None
 
     def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
         """One update of one flow, or one assignment to a model."""

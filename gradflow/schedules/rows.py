@@ -8,14 +8,17 @@ Axes: B samples, P prompts (rows), L slots of a row, T tokens of a response, W w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from gradflow.library.row_attention import Blocks, blocks_of
+from gradflow.runtime import random
+from gradflow.schedules.gain import sampled
 from gradflow.schedules.plan import HOOK, SchedulePlan
 
 PAIRS = 1 << 26  # pairs of slots whose visibility is looked at together: bounds the memory for it
@@ -42,14 +45,18 @@ class Packed:
 class Rows:
     """`whole`: the field whose groups a micro-batch holds whole."""
 
-    def __init__(self, plan: SchedulePlan, lower: Lower):
+    def __init__(self, plan: SchedulePlan, lower: Lower, distinct: Callable[[int], int]):
         self.plan, self.whole = plan, plan.whole
+        self.distinct = distinct  # how many prompts stand behind so many samples, where nothing has a value
+        self.prompt = 0  # columns of the longest prompt so far
         self._lower = lower
         self._lowered: tuple[Any, Any] | None = None
         self.why = ""
 
     def cut(self, group: Tensor, count: int) -> list[Tensor]:
         """The rows of each micro-batch."""
+        if isinstance(group, FakeTensor):
+            return list(torch.arange(len(group)).tensor_split(count))
         return whole_groups(group, count)
 
     def packed(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +69,9 @@ class Rows:
         if group is None:
             self.why = "the record does not say which samples share a prompt"
             return None
+        self.prompt = max(self.prompt, record["ids"].shape[1] - record["mask"].shape[1])
+        if isinstance(group, FakeTensor):
+            return stand_in(record, self.distinct(len(group)))
         prompts, group = group.unique(return_inverse=True)
         if len(prompts) == len(group):
             self.why = "every sample has a prompt of its own"
@@ -96,6 +106,18 @@ class Rows:
             part = sees(as_inputs({**own, "group": fields["group"][inside] - start}))["visible"]
             found[start:stop, : part.shape[1], : part.shape[2]] = part
         return found
+
+
+def stand_in(record: Mapping[str, Tensor], prompts: int) -> Packed | None:
+    """Rows without values, of the sizes that they would have if all responses were as long as they may be."""
+    (samples, tokens), width = record["mask"].shape, record["ids"].shape[1] - record["mask"].shape[1]
+    if prompts >= samples:
+        return None
+    index = record["ids"].new_zeros
+    slots = width + -(-samples // prompts) * tokens
+    sizes = ((prompts, width, width), (samples, tokens, width + tokens))
+    blocks = tuple(Blocks(index(n, q), index(n, k), index(n * q), index(n, q, k, dtype=torch.bool)) for n, q, k in sizes)
+    return Packed(index(prompts, slots), index(prompts, slots), blocks, index(samples, tokens))
 
 
 def as_inputs(fields: Mapping[str, Tensor]) -> dict[tuple[str, ...], Tensor]:
@@ -134,16 +156,31 @@ def whole_groups(group: Tensor, count: int) -> list[Tensor]:
     return [order[piece == number] for number in piece.unique().tolist()]
 
 
-def attach(plan: SchedulePlan | None, runners: Mapping[str, Any], backend: str, device: torch.device) -> None:
-    """Puts the schedule to work on the models that can use it."""
+def shuffled_groups(group: Tensor, count: int, key: random.Key) -> Iterator[Tensor]:
+    """The samples of each of `count` mini-batches: groups in a random order, none of them cut. Raises RunFailed where there are fewer groups."""
+    from gradflow.runtime.events import RunFailed
+
+    names, own = group.unique(return_inverse=True)
+    if len(names) < count:
+        raise RunFailed(f"{len(names)} groups cannot be divided among {count} minibatches and stay whole")
+    order = random.permutation(key, len(names), torch).to(group.device)
+    for i in range(count):
+        chosen = order[i * len(names) // count : (i + 1) * len(names) // count]
+        yield torch.cat([(own == name).nonzero()[:, 0] for name in chosen.tolist()])
+
+
+def attach(program: Any, runners: Mapping[str, Any], backend: str, device: torch.device) -> None:
+    """Puts the schedule of a program to work on the models that can use it."""
     from gradflow.runtime.devices import dropout_of
 
+    plan: SchedulePlan | None = program.schedule
     if plan is None:
         return
+    drawn = sampled(program)
     idle = {name for name, _ in plan.idle}
     for name, runner in runners.items():
         if runner.rows is None and name not in idle and HOOK in runner.spec.methods and not any(map(dropout_of, runner.module.modules())):
-            runner.rows = Rows(plan, lowering(backend, device))
+            runner.rows = Rows(plan, lowering(backend, device), drawn[0].distinct if drawn else lambda samples: samples)
 
 
 def lowering(backend: str, device: torch.device) -> Lower:
