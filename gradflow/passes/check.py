@@ -83,8 +83,6 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
 
         check_claim(definition, module, e)
         return
-    if definition.kind == "schedule":
-        return
     bound = parameters(e, definition, home)
     if definition.kind in ("function", "objective"):
         check_function(e, definition, home, bound)
@@ -94,6 +92,10 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
             from gradflow.formats.elaborate import check_format
 
             check_format(e, value)
+        elif definition.kind == "schedule":
+            from gradflow.schedules.elaborate import check_schedule
+
+            check_schedule(e, value)
         elif definition.kind != "topology":
             check_stage(e, value, definition)
 
