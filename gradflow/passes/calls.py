@@ -289,7 +289,7 @@ def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scop
     given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
     bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
     configured = v.Function(definition, function.scope, bound)
-    if not supplied and not any(arg.name is None for arg in node.args):
+    if not supplied and not any(arg.name is None or arg.name not in params for arg in node.args):  # what a function value drops is a call too
         return configured
     return run_body(e, configured, supplied, node.span)
 
@@ -365,7 +365,8 @@ def _split_arguments(
         elif not lenient:
             raise unknown_parameter(function.definition, arg, [*params, *inputs])
     for record in records:
-        for name in inputs:
+        wanted = record.fields if function.definition.kind == "objective" else inputs  # an objective hands the others on to function values
+        for name in wanted:
             if name in record.fields and name not in supplied:
                 supplied[name] = record.fields[name]
         if not any(name in record.fields for name in inputs):
