@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def rows() -> tuple[Row, ...]:
         for one in table["row"]:
             names = (one.pop("name"), *one.pop("also_names", ()))
             values = (*filter(None, [one.pop("value", None)]), *one.pop("also", ()))
-            texts = {key: text.strip() if isinstance(text, str) else text for key, text in one.items()}
+            texts: dict[str, Any] = {key: text.strip() if isinstance(text, str) else text for key, text in one.items()}
             found.append(Row(table["library"], table["version"], names, values=values, **texts))
     return tuple(found)
 
