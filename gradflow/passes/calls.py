@@ -373,13 +373,8 @@ def _split_arguments(
         elif not lenient:
             raise unknown_parameter(function.definition, arg, [*params, *inputs])
     for record in records:
-<<<<<<< HEAD
-        wanted = record.fields if function.definition.kind == "objective" else inputs  # an objective hands the others on to function values
-        for name in wanted:
-=======
         supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
         for name in inputs:
->>>>>>> main
             if name in record.fields and name not in supplied:
                 supplied[name] = record.fields[name]
         if not any(name in record.fields for name in inputs):
