@@ -129,7 +129,7 @@ def reasoning_gym(name: str, size: int, test: int = 200, seed: int = 0, batch: i
         worth = [dataset().score_answer(response.strip(), entries()[int(row)]) for row, response in zip(ids, responses)]
         return numpy.array(worth, dtype=numpy.float64)
 
-    return task_spec(name, sizes, load, verify, batch)
+    return task_spec(name, sizes, load, verify, batch, graded=1)
 
 
 def create_family(name: str, settings: Mapping[str, Any]) -> Any:
