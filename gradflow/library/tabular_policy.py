@@ -46,7 +46,7 @@ def table_policy(prompts: int = 64, length: int = 3, vocabulary: int = 8, decoy:
 
     return ModelSpec(
         "table_policy", (LeafSpec("theta", (prompts, length, vocabulary)),), build, inputs=(), outputs=(("token", length), ("word", vocabulary)),
-        index_input=True, methods=("sample", "score"), facts={"prompts": prompts, "length": length, "vocabulary": vocabulary},
+        index_input=True, methods=("sample", "score"), facts={"prompts": prompts, "length": length, "vocabulary": vocabulary, "width": vocabulary},
     )  # fmt: skip
 
 
@@ -67,7 +67,9 @@ def _table_module(prompts: int, length: int, vocabulary: int, decoy: float) -> A
         def head(self) -> Tensor:
             return torch.eye(vocabulary, dtype=self.theta.dtype, device=self.theta.device)
 
-        def forward(self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False) -> Any:
+        def forward(
+            self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False, headless: bool = False
+        ) -> Any:
             return self.theta[ids] if cache is None else self.step(ids, cache, attention_mask, last)
 
         def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
