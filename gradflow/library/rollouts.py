@@ -120,8 +120,14 @@ def _record(drawn: dict[str, Tensor], asked: Any, owner: numpy.ndarray, copies: 
 
 
 def sample_fields(
-    policy: ModelSpec, tasks: DataSpec, group: Any = 8, prompts: Any = None, max_tokens: Any = 24, keep_top: Any = 0,
-    keep_hidden: Any = False, **options: Any
+    policy: ModelSpec,
+    tasks: DataSpec,
+    group: Any = 8,
+    prompts: Any = None,
+    max_tokens: Any = 24,
+    keep_top: Any = 0,
+    keep_hidden: Any = False,
+    **options: Any,
 ) -> Mapping[str, FieldSpec]:
     """The record of `sample`. Sizes that are not plain numbers at compile time stay open; `options` do not matter to the type."""
     whole = tasks.fields[tasks.splits[0]]["question"].axes[0][1]

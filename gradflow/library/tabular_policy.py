@@ -67,9 +67,7 @@ def _table_module(prompts: int, length: int, vocabulary: int, decoy: float) -> A
         def head(self) -> Tensor:
             return torch.eye(vocabulary, dtype=self.theta.dtype, device=self.theta.device)
 
-        def forward(
-            self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False, headless: bool = False
-        ) -> Any:
+        def forward(self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False, headless: bool = False) -> Any:
             return self.theta[ids] if cache is None else self.step(ids, cache, attention_mask, last)
 
         def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -11,8 +11,8 @@ from gradflow.library import sampling
 from gradflow.library.catalogue import FieldSpec, catalogue
 from gradflow.library.models import transformer
 from gradflow.library.rollouts import RESULT_TYPES, pass_at_1, sample, score, take_rows
-from gradflow.library.scoring import response_hidden
 from gradflow.library.sampling import Decoding, choose, draws_of
+from gradflow.library.scoring import response_hidden
 from gradflow.library.tabular_policy import table_policy
 from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock
 from gradflow.runtime import random
