@@ -192,6 +192,32 @@ def arithmetic(digits: int = 1, size: int = 80, operations: str = "+", test: int
     return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, digits=digits)
 
 
+DIGITS = (lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a - b, lambda a, b: a + 2 * b, lambda a, b: a * a + b, lambda a, b: a + b * b)
+
+
+@primitive("data", length="int in [1, 6]", scored="int in [1, 6]", seed="int >= 0", batch="int >= 1")
+def last_digits(length: int = 4, scored: int | None = None, seed: int = 0, batch: int | None = None) -> DataSpec:
+    """`37` -> `0164`: the last digits of a + b, a * b, a - b, a + 2 b, a a + b, a + b b, as many as `length`, for all 100 pairs of digits.
+
+    `scored`: only so many first digits of a response are looked at (default: all, and then nothing may follow), so that right answers can
+    differ; reward 1 where these are right, else 0. Questions stand in an order keyed by `seed`. Nothing is held out.
+    Raises ValueError where more digits are scored than there are.
+    """
+    counted = length if scored is None else scored
+    if counted > length:
+        raise ValueError(f"{counted} digits are to be scored of answers that have {length}")
+    pairs = [divmod(int(pair), 10) for pair in random.permutation(random.key(seed, "last_digits"), 100)]
+    questions = [f"{a}{b}" for a, b in pairs]
+    answers = ["".join(str(rule(a, b) % 10) for rule in DIGITS[:length]) for a, b in pairs]
+
+    def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
+        seen = [response.strip() if counted == length else response[:counted] for response in responses]
+        return numpy.array([float(text == answers[int(row)][:counted]) for row, text in zip(ids, seen)])
+
+    sizes = {"train": 100}
+    return task_spec("last_digits", sizes, lambda: cut_splits(questions, answers, sizes), verify, batch, length=length, scored=counted)
+
+
 @primitive("data", prompts="int >= 1", length="int >= 1", vocabulary="int >= 2", seed="int >= 0", batch="int >= 1")
 def combination_lock(prompts: int = 64, length: int = 3, vocabulary: int = 8, seed: int = 0, batch: int | None = None) -> DataSpec:
     """Guess a code word by word; only the whole code pays. The smallest task on which policy objectives differ; its policy is `table_policy`.
