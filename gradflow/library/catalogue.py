@@ -24,6 +24,7 @@ MODULES = (
     "text_tasks",
     "tabular_policy",
     "decision_processes",
+    "records",
     "rollouts",
     "answer_pairs",
 )

@@ -18,6 +18,7 @@ from gradflow.passes.calls import bind_parameters, declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion
+from gradflow.procedures.acting import does_act, misplaced_choice
 
 MOST_PASSES = 1000
 
@@ -179,6 +180,11 @@ class Body:
 
         check_given(self.e, statement, scope)
 
+    def do_state(self, statement: s.State, scope: Scope) -> None:
+        from gradflow.procedures.states import declare
+
+        declare(self, statement, scope)
+
     # ---- when
 
     def do_when(self, statement: s.When, scope: Scope) -> None:
@@ -187,6 +193,8 @@ class Body:
             if condition:
                 self.run(statement.body, scope)
             return
+        if self.e.keeping is not None and does_act(statement.body, scope):
+            raise misplaced_choice(statement)
         before = self.snapshot(scope)
         inner = scope.child()
         self.guarded(condition, statement, inner)
@@ -223,6 +231,11 @@ class Body:
     # ---- repeat
 
     def do_repeat(self, statement: s.Repeat, scope: Scope) -> None:
+        if self.e.keeping is not None and does_act(statement.body, scope):
+            from gradflow.procedures.loops import acting_loop
+
+            acting_loop(self, statement, scope)
+            return
         if statement.until is not None or statement.axis is None:
             raise unbuilt(head(statement.span, "repeat"), "`repeat .. until` cannot run yet", "give a number of passes: `repeat pass: 10 { .. }`")
         inner = scope.child()

@@ -73,7 +73,10 @@ class Elaborator:
         self.place: str | None = None
         self.loops: tuple[int, ...] = ()
         self.formulas: dict[int, Node] = {}
-        self.world: list[Any] | None = None
+        self.world: list[Any] | None = None  # what acts: calls and loops, in their order (see gradflow/procedures)
+        self.calls, self.calling = 0, ""
+        self.keeping: Any = None  # what the `~` that is being read keeps from unit to unit
+        self.passes: tuple[Node, ...] = ()  # of the loops that act, around the place that is being read
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
         self.sealed: set[int] = set()  # ids of values of black boxes

@@ -16,9 +16,10 @@ from gradflow.analyses.arrows import arrow_properties
 from gradflow.cost.devices import devices_of
 from gradflow.events.traffic import clock_facts, told
 from gradflow.graph.types import Axis, Type
-from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
+from gradflow.plan.program import Assign, DataPlan, ModelPlan, Periodic, Phase, Program, Update, asked_for
 from gradflow.privacy.plan import rows as privacy_rows
 from gradflow.privacy.plan import summary as privacy
+from gradflow.procedures.acts import Draw, Hold, WorldCall, acts_in
 from gradflow.views.normalizers import terms_of
 from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, network_time_rows, time_row, work_rows
 from gradflow.views.plan_export import export, mermaid
@@ -96,7 +97,7 @@ def _phase(phase: Phase, program: Program) -> dict[str, Any]:
     actions = phase.actions
     return {
         "count": phase.count, "unit": phase.unit, "settings": dict(phase.settings),
-        "draws": [_call(action.call, action.name) for action in actions if isinstance(action, Draw)],
+        "draws": [_call(act.call, act.name) for act in acts_in(actions) if isinstance(act, Draw) and (act.name or act.call.models)],
         "held": [name.split("/")[1] for action in actions if isinstance(action, Hold) for name, _ in action.region.results],
         "flows": [_flow(action, program, precision) for action in actions if isinstance(action, Update)],
         "assigns": [action.model for action in actions if isinstance(action, Assign)],
