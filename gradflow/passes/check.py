@@ -184,6 +184,8 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
     scope.names.update(bound)
     supplied: dict[str, Any] = {}
     for statement in definition.body or ():
+        if isinstance(statement, s.State):
+            raise _NoStandIn  # it is kept by the `~` that calls the function, which also knows its sizes
         if not isinstance(statement, s.Input) or statement.default is not None:
             continue
         option = statement.type.options[0]
