@@ -27,6 +27,7 @@ MODULES = (
     "records",
     "rollouts",
     "answer_pairs",
+    "demonstrations",
 )
 
 
