@@ -14,10 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.agent_tests import RESULT_TYPES as AGENT_TYPES
 from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
+from gradflow.library.episodes import episode_fields, generate_fields
+from gradflow.library.heads import head_fields, read_head
 from gradflow.library.language_models import pad_left
+from gradflow.library.paths import RESULT_TYPES as PATH_TYPES
 from gradflow.library.records import RESULT_TYPES as RECORD_TYPES
 from gradflow.library.sampling import Decoding, draws_of, generate, texts
 from gradflow.library.scoring import live_statistics
@@ -191,16 +195,20 @@ def take_rows(samples: Mapping[str, Any], rows: Any) -> Record:
 
 
 @primitive("call", policy="model", samples="record", reference="model", temperature="real > 0")
-def score(policy: Any, samples: Mapping[str, Any], reference: Any = None, temperature: float = 1.0, entropy: bool = False) -> Record:
+def score(policy: Any, samples: Mapping[str, Any], reference: Any = None, temperature: float = 1.0, entropy: bool = False, head: str = "") -> Record:
     """The record of `sample` with the log-probability of each drawn token under the present parameters, through which the gradient flows.
 
     Adds `logp` [sample, token] = log softmax(logits / temperature) at the token, 0 where there is none; with `entropy` also `entropy`
     [sample, token] of the distribution, in nats; with `reference`, a model that gets no gradient, each again as `logp_ref`, `entropy_ref`.
+    A model with a head has what that reads: `value` [sample, token] and `value_old`, which is `value` as it was when the unit began
+    (`value_head`), `logit` [sample] or [sample, class] (`classifier`); with `head` the field of that name is all that is added.
     Works on any rows of a record (`take_rows`). Equal to `logp_old` before the policy has moved, for `temperature` = `scored_at`.
     """
     import torch
 
     record = dict(samples)
+    if head:
+        return record | {head: read_head(policy, samples, head)}
     record["logp"], spread = live_statistics(policy, samples, float(temperature), entropy)
     if entropy:
         record["entropy"] = spread
@@ -220,7 +228,7 @@ def score_fields(policy: ModelSpec, samples: Mapping[str, FieldSpec], reference:
         fields[name] = FieldSpec("real", axes, padded=True, live=True)
         if reference is not None:
             fields[name + "_ref"] = FieldSpec("real", axes, padded=True)
-    return fields
+    return fields | head_fields(policy, samples)
 
 
 # ---- accuracy
@@ -251,6 +259,10 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "score": score_fields,
     "pass_at_1": pass_at_1_fields,
     "answer_pairs": answer_pairs_fields,
+    **AGENT_TYPES,
+    **PATH_TYPES,
+    "episode": episode_fields,
+    "generate": generate_fields,
     **RECORD_TYPES,
     "demonstrations": given_fields,
 }

@@ -237,6 +237,10 @@ def _takes(definition: s.Definition) -> str:
 
 def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
     """A stage, topology, pipeline (or alias of one) with its arguments. Every topology also takes `weights: ..`, a function of the graph."""
+    if definition.kind in STAGE_DEFINITIONS and any(isinstance(one, s.Input) for one in definition.body or ()):
+        from gradflow.gradients.joints import joint
+
+        return joint(e, definition, home, args, scope, span)
     weights = None
     if definition.kind == "topology" and all(param.name != "weights" for param in definition.params):
         weights = next((arg for arg in args if arg.name == "weights"), None)
@@ -369,6 +373,7 @@ def _split_arguments(
         elif not lenient:
             raise unknown_parameter(function.definition, arg, [*params, *inputs])
     for record in records:
+        supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
         for name in inputs:
             if name in record.fields and name not in supplied:
                 supplied[name] = record.fields[name]
