@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from gradflow.backends.distributed import connected
 from gradflow.placement.devices import Shards
-from gradflow.runtime.models import Arguments, Chosen, Axes, ModelRunner, _Tape
+from gradflow.runtime.models import Arguments, Axes, Chosen, ModelRunner, _Tape
 
 
 class _Root(nn.Module):
