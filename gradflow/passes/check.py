@@ -206,11 +206,11 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
         inner.names["#definition"] = definition
         e.evaluate(definition.value, inner)
         return
-    e.keeping = Keeping(e, definition.name)
+    e.world, e.keeping = [], Keeping(e, definition.name)  # as if it were called with `~`
     try:
         run_function(e, v.Function(definition, home, bound), supplied, definition.span)
     finally:
-        e.keeping = None
+        e.world, e.keeping = None, None
 
 
 def _ring(e: Elaborator) -> v.Topology:
