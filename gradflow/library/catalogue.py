@@ -17,13 +17,16 @@ from typing import Any
 
 MODULES = (
     "models",
+    "masked_models",
     "python_models",
     "transformers_models",
     "tabular_data",
     "synthetic_data",
     "text_tasks",
+    "traced_tasks",
     "tabular_policy",
     "decision_processes",
+    "records",
     "rollouts",
     "answer_pairs",
     "demonstrations",

@@ -57,7 +57,7 @@ def demonstrations(
         written = [spoiled(answer, words, *draw[1:]) if draw[0] < wrong else answer for answer, draw in zip(written, draws.tolist())]
     drawn = as_drawn(policy, written, max_tokens)
     said = texts(drawn["action"], drawn["mask"], tokenizer)
-    record = record_of(drawn, pad_left(asked, tokenizer.pad_id), owner, copies, tasks.verify(ids[owner], said))
+    record = record_of(drawn, pad_left(asked, tokenizer.pad_id), ids, owner, copies, tasks.verify(ids[owner], said))
     return record | {"prompt_id": torch.as_tensor(ids, device=record["mask"].device), "text": said}
 
 

@@ -336,10 +336,16 @@ def _split_arguments(
     given: dict[str, Any] = {}
     supplied: dict[str, Any] = {}
     records: list[v.Record] = []
+    wholes = {name for one in function.inputs for name in one.names if one.type.options[0].base in ("data", "record")}  # taken as they are
     place = 0
     for arg in node.args:
         if arg.name is None:
             value = _input_value(e, arg, scope)
+            while place < len(inputs) and inputs[place] in supplied:
+                place += 1
+            if isinstance(value, v.Data | v.Record) and place < len(inputs) and inputs[place] in wholes:
+                supplied[inputs[place]] = value
+                continue
             if isinstance(value, v.Data):
                 from gradflow.passes.models import data_record
 
@@ -347,8 +353,6 @@ def _split_arguments(
             if isinstance(value, v.Record) and value.value is None:
                 records.append(value)
                 continue
-            while place < len(inputs) and inputs[place] in supplied:
-                place += 1
             if place >= len(inputs):
                 raise mistake(
                     "E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", label="one too many",
@@ -430,7 +434,7 @@ def _axes_of_bound(definition: s.Definition, bound: dict[str, Any]) -> dict[str,
 def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[str, Any]:
     """What stands behind the dot. Values may be callables: made only when asked for."""
     if isinstance(value, v.Record):
-        return dict(value.fields)
+        return {**value.fields, **value.texts}
     if isinstance(value, v.StageCall):
         return value.fields
     if isinstance(value, v.Data):
