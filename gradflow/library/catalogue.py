@@ -30,6 +30,7 @@ MODULES = (
     "rollouts",
     "answer_pairs",
     "demonstrations",
+    "answers",
 )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradflow.library.answer_pairs import answer_pairs_fields
+from gradflow.library.answers import RESULT_TYPES as ANSWER_TYPES
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
@@ -241,4 +242,5 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "answer_pairs": answer_pairs_fields,
     **RECORD_TYPES,
     "demonstrations": given_fields,
+    **ANSWER_TYPES,
 }

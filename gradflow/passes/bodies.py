@@ -311,13 +311,15 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     objective = definition.kind == "objective"
     body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
     lookup = e.records[-1] if e.records else {}
-    own: dict[str, Any] = {}
-    e.records.append({**lookup, **own})
+    whole: dict[str, Any] = supplied.pop("#record", {})
+    e.records.append({**lookup, **whole})
     try:
         for statement in function.inputs:
             bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)
         scope.axes.update({name: Axis(name, 1) for name in idle_axes(e, scope)})
         if objective:
+            moved = {outer: inner for outer, inner in renamed.items() if outer != inner}
+            e.records[-1].update({n: e.ops.rename(x, moved) for n, x in whole.items() if moved and isinstance(x, Node)})
             e.records[-1].update({n: scope.names[n] for i in function.inputs for n in i.names if not isinstance(scope.names[n], v.Missing)})
         body.run(definition.body or ())
     finally:

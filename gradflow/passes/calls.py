@@ -289,7 +289,7 @@ def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scop
     given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
     bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
     configured = v.Function(definition, function.scope, bound)
-    if not supplied and not any(arg.name is None for arg in node.args):
+    if not (supplied.keys() - {"#record"}) and not any(arg.name is None for arg in node.args):
         return configured
     return run_body(e, configured, supplied, node.span)
 
@@ -374,6 +374,8 @@ def _split_arguments(
                 supplied[name] = record.fields[name]
         if not any(name in record.fields for name in inputs):
             raise _no_field_fits(function, record, node, inputs)
+    if function.definition.kind == "objective":  # whole, for the function values among its parameters
+        supplied["#record"] = {name: value for record in reversed(records) for name, value in record.fields.items()}
     return given, supplied
 
 
