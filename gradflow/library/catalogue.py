@@ -25,12 +25,19 @@ MODULES = (
     "text_tasks",
     "traced_tasks",
     "tabular_policy",
+    "heads",
     "decision_processes",
     "records",
     "rollouts",
     "answer_pairs",
     "demonstrations",
     "answers",
+    "tools",
+    "tool_tasks",
+    "agents",
+    "agent_tests",
+    "paths",
+    "episodes",
 )
 
 
@@ -44,7 +51,7 @@ class MissingExtra(Exception):
 
 @dataclass(frozen=True)
 class Primitive:
-    """`kind` is model (returns a ModelSpec), data (a DataSpec) or call (tensors and records, see `rollouts.py`)."""
+    """`kind` is model (returns a ModelSpec), data (a DataSpec), tool (a Tool, see `tools.py`) or call (tensors and records, see `rollouts.py`)."""
 
     name: str
     kind: str
@@ -121,6 +128,7 @@ class ModelSpec:
     methods: tuple[str, ...] = ()
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     flops_per_row: float = 0.0
+    dress: Callable[[Any, int], Any] | None = None  # of a model with a head: (another's module, seed) -> that module with the head on it
 
     @property
     def size(self) -> int:
@@ -155,3 +163,4 @@ class DataSpec:
     divide: Callable[[int], list[Any]] | None = None
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     verify: Callable[[Any, list[str]], Any] | None = None  # tasks: (ids int64 [sample], responses) -> rewards float64 [sample]
+    feedback: Callable[[Any, list[str]], list[str]] | None = None  # tasks: what the world says to the responses, never the right one
