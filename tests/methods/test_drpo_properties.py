@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradflow.compiler import build, load
+from gradflow.language.source import Source
+from gradflow.passes.scope import Module
 from gradflow.runtime.events import UnitDone
 from gradflow.runtime.executor import Options, execute
 from gradflow.verify import evaluate
@@ -200,7 +202,32 @@ def test_empty_answers_have_no_say(mask: list[list[float]], backend: str) -> Non
     assert float(found["loss"]) == 0 and not found["grad_logp"].any()
 
 
-# ---- the pipeline
+# ---- pipelines
+
+
+CUT = """
+pipeline cut(minibatches: int >= 1 = 1) {
+  data  tasks  = combination_lock(prompts: 8, length: 3, vocabulary: 5)
+  model policy = table_policy(prompts: 8, length: 3, vocabulary: 5, decoy: 1)
+  samples ~ sample(policy, tasks, group: 6, max_tokens: 3)
+  luck    ~ uniform(0, 1, [samples.reward])
+  flow policy: drpo(extend(score(policy, samples), reward: where(luck < 0.5, 1, 0))) -> backprop -> sgd(lr: 0)
+  train 2 rollouts (seed: 0, minibatches: minibatches)
+}
+"""
+
+
+def test_mini_batches_of_as_many_prompts_have_the_mean_of_the_whole() -> None:
+    """Only because none splits a group, and each counts its own prompts."""
+    found = []
+    for count in (1, 2, 4):
+        program, diagnostics = build(Module.of(Source("<test>", CUT)), "cut", [f"minibatches={count}"])
+        assert program is not None, diagnostics
+        done = execute(program, Options(precision="float64"))
+        found.append([event.loss for event in done if isinstance(event, UnitDone) and event.loss is not None])
+    assert all(abs(x) > 1e-3 for x in found[0])
+    same(found[1], found[0])
+    same(found[2], found[0])
 
 
 def losses(backend: str, *parameters: str) -> list[float]:
