@@ -221,7 +221,7 @@ def test_a_prompt_has_a_gradient_unless_it_is_worth_what_the_batch_is(drawn: Gro
 
 
 def test_from_a_record_it_makes_the_advantages_itself() -> None:
-    """What the wrapped components do in two steps, the objective does in one, from texts' numbers to the gradient."""
+    """What the wrapped components do in two steps, the objective does in one; a scored record has an entropy too, of words."""
     text = """
     objective whole {
       input logp, logp_old : [sample, token]
@@ -229,7 +229,7 @@ def test_from_a_record_it_makes_the_advantages_itself() -> None:
       input reward         : [sample]
       input group          : [sample -> prompt]
       input answer         : [sample -> answer]
-      known = (logp: logp, logp_old: logp_old, mask: mask, reward: reward, group: group, answer: answer)
+      known = (logp: logp, logp_old: logp_old, mask: mask, reward: reward, group: group, answer: answer, entropy: exp(logp), advantage: logp)
       minimize copo(known, k: 5, b: 1, mode: soft_forced, discount: true)
     }
     """
