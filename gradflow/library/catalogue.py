@@ -31,6 +31,7 @@ MODULES = (
     "rollouts",
     "answer_pairs",
     "demonstrations",
+    "answers",
     "tools",
     "tool_tasks",
     "agents",

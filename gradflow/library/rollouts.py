@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.library.agent_tests import RESULT_TYPES as AGENT_TYPES
 from gradflow.library.answer_pairs import answer_pairs_fields
+from gradflow.library.answers import RESULT_TYPES as ANSWER_TYPES
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.episodes import episode_fields, generate_fields
@@ -265,4 +266,5 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "generate": generate_fields,
     **RECORD_TYPES,
     "demonstrations": given_fields,
+    **ANSWER_TYPES,
 }
