@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @primitive("model", vocabulary="int >= 3", layers="int >= 1", width="int >= 1", heads="int >= 1", length="int >= 1")
 def masked_lm(vocabulary: int = CharacterTokenizer.SIZE, layers: int = 2, width: int = 64, heads: int = 4, length: int = 64) -> ModelSpec:
-    """A small bidirectional transformer over characters, for masked diffusion. Words [.., place] -> [.., place, word]: logits of each place's own word.
+    """A small bidirectional transformer over characters, for masked diffusion: words [.., place] -> [.., place, word], logits of its own word.
 
     The words are the first `vocabulary` symbols of `CharacterTokenizer` and one more, the blank, which it reads and never says: its logit is
     -1e4. Facts: `blank` (its number), `eot` (the word that fills what is behind an answer), `vocabulary` (all words, the blank included).

@@ -18,6 +18,7 @@ from gradflow.passes.calls import bind_parameters, declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion
+from gradflow.procedures.acting import does_act, misplaced_choice
 
 MOST_PASSES = 1000
 
@@ -179,6 +180,11 @@ class Body:
 
         check_given(self.e, statement, scope)
 
+    def do_state(self, statement: s.State, scope: Scope) -> None:
+        from gradflow.procedures.states import declare
+
+        declare(self, statement, scope)
+
     # ---- when
 
     def do_when(self, statement: s.When, scope: Scope) -> None:
@@ -187,6 +193,8 @@ class Body:
             if condition:
                 self.run(statement.body, scope)
             return
+        if self.e.keeping is not None and does_act(statement.body, scope):
+            raise misplaced_choice(statement)
         before = self.snapshot(scope)
         inner = scope.child()
         self.guarded(condition, statement, inner)
@@ -223,6 +231,11 @@ class Body:
     # ---- repeat
 
     def do_repeat(self, statement: s.Repeat, scope: Scope) -> None:
+        if self.e.keeping is not None and does_act(statement.body, scope):
+            from gradflow.procedures.loops import acting_loop
+
+            acting_loop(self, statement, scope)
+            return
         if statement.axis is None:
             fix = "say how many there are at most: `repeat pass: 100 with .. until .. { .. }`"
             raise unbuilt(head(statement.span, "repeat"), "a loop without a number of passes cannot run yet", fix)
@@ -298,8 +311,7 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     objective = definition.kind == "objective"
     body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
     lookup = e.records[-1] if e.records else {}
-    own: dict[str, Any] = {}
-    e.records.append({**lookup, **own})
+    e.records.append({**lookup, **({**supplied.get("#record", {}), **supplied} if objective else {})})  # function values take more than it declares
     try:
         for statement in function.inputs:
             bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)

@@ -73,12 +73,15 @@ class Elaborator:
         self.place: str | None = None
         self.drawn_in: dict[str, str | None] = {}  # the place of a draw -> that of the draw around it
         self.loops: tuple[int, ...] = ()
-        self.passes: list[Any] = []  # of scans, the innermost last
+        self.passes: list[Any] = []  # of the loops around the place that is being read, the innermost last
         self.formulas: dict[int, Node] = {}
-        self.world: list[Any] | None = None
+        self.world: list[Any] | None = None  # what acts: calls and loops, in their order (see gradflow/procedures)
+        self.calls, self.calling = 0, ""
+        self.keeping: Any = None  # what the `~` that is being read keeps from unit to unit
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
         self.sealed: set[int] = set()  # ids of values of black boxes
+        self.gradients: Any = None  # the head of a flow that is evaluated, where gradients combine: see gradflow/gradients
 
     # ---- diagnostics and context
 
@@ -140,7 +143,7 @@ class Elaborator:
 
     @contextmanager
     def passing(self, one: Any) -> Any:
-        """Inside of a pass of a scan: draws belong to it."""
+        """Inside of a pass of a loop: draws belong to it."""
         self.passes.append(one)
         try:
             yield
@@ -321,7 +324,7 @@ class Elaborator:
     def _chain(self, node: s.Chain, scope: Scope) -> Any:
         from gradflow.passes.stages import chain_value
 
-        return chain_value(self, node, scope)
+        return chain_value(self, node, scope) if self.gradients is None else self.gradients.chain_of(node, scope)
 
     def _guarded(self, node: s.Guarded, scope: Scope) -> Any:
         from gradflow.passes.stages import stage_value
