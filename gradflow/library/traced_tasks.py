@@ -19,14 +19,15 @@ from gradflow.library.text_tasks import Verifier, cut_splits, task_spec
 
 
 @primitive(
-    "data", terms="int >= 2", size="int >= 1", least="int >= 2", modulus="int >= 2", vocabulary="int >= 21", test="int >= 0", seed="int >= 0",
-    batch="int >= 1",
+    "data", terms="int >= 2", size="int >= 1", least="int >= 2", modulus="int >= 2", largest="int >= 1", vocabulary="int >= 21",
+    test="int >= 0", seed="int >= 0", batch="int >= 1",
 )  # fmt: skip
 def chain_sums(
     terms: int = 4,
     size: int = 2000,
     least: int | None = None,
     modulus: int = 10,
+    largest: int | None = None,
     vocabulary: int = 21,
     test: int = 200,
     seed: int = 0,
@@ -35,7 +36,7 @@ def chain_sums(
     """`3+4+8=` -> `3+4=7 7+8=5`: sums modulo a number, carried out step by step; the answer is the last result, and only it is verified.
 
     `terms`: how many numbers are added, at most; `least`: and at least (left out: always as many); questions are drawn evenly and may repeat.
-    All numbers are written with as many digits as the largest needs. `vocabulary`: words of the tokenizer that the fields are numbered by.
+    `largest`: of what is added (left out: all that are below the modulus); small steps are learned in far fewer examples. All numbers are written with as many digits as the largest needs. `vocabulary`: words of the tokenizer that the fields are numbered by.
     Fields `asked` int [prompt, ask -> word] (spaces in front), `trace` int [prompt, step -> word] (the end word behind it), `steps` int
     [prompt], `final` int [prompt, digit -> word]. Reward 1 where what follows the last `=` of a response is the answer.
     """
@@ -52,7 +53,8 @@ def chain_sums(
         draws = random.uniform(key, numpy.arange((size + test) * (terms + 1)).reshape(size + test, terms + 1))
         shortest = terms if least is None else least
         counts = shortest + (draws[:, -1] * (terms - shortest + 1)).astype(numpy.int64)
-        rows = [row[:count].tolist() for row, count in zip((draws[:, :-1] * modulus).astype(numpy.int64), counts)]
+        below = numpy.array([modulus] + [modulus if largest is None else largest + 1] * (terms - 1))  # the first may be any number
+        rows = [row[:count].tolist() for row, count in zip((draws[:, :-1] * below).astype(numpy.int64), counts)]
         written = [[f"{term:0{digits}}" for term in row] for row in rows]
         answers = [f"{sum(row) % modulus:0{digits}}" for row in rows]
         return [f"{'+'.join(row)}=" for row in written], answers, [trace_of(row, modulus, digits) for row in rows]
@@ -71,7 +73,8 @@ def chain_sums(
             fields["final"] = numpy.array([tokenizer.encode(text) for text in answers[stretch]])
         return loaded
 
-    spec = task_spec("chain_sums", sizes, load, last_result(lambda: chains()[1]), batch, terms=terms, asked=wide, steps=long, digits=digits)
+    facts = {"terms": terms, "wide": wide, "long": long, "equals": tokenizer.encode("=")[0]}
+    spec = task_spec("chain_sums", sizes, load, last_result(lambda: chains()[1]), batch, **facts)
     word = ("word", vocabulary + 1)
 
     def fields(count: int) -> dict[str, FieldSpec]:
