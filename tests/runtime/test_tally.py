@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from gradflow.runtime.tally import Tally
@@ -18,4 +19,4 @@ def test_values_of_samples_are_told_by_their_mean_where_their_number_differs() -
     tally = Tally({"flow1": "net"})
     for values in ([1.0, 2.0, 3.0], [4.0, 6.0], [9.0]):
         tally.add("flow1", None, {"report/each": torch.tensor(values)})
-    assert tally.totals() == (None, {"each": (2 + 5 + 9) / 3})
+    assert tally.totals()[1] == pytest.approx({"each": (2 + 5 + 9) / 3})
