@@ -19,6 +19,7 @@ from gradflow.plan.header import ArtifactError
 from gradflow.plan.schema import Described
 from gradflow.procedures import acts
 from gradflow.procedures import documents as procedures
+from gradflow.schedules import plan as schedules
 
 
 def document(program: p.Program) -> dict[str, Any]:
@@ -28,10 +29,12 @@ def document(program: p.Program) -> dict[str, Any]:
     data = {name: writer.data(plan) for name, plan in program.data.items()}
     phases = tuple(writer.phase(phase) for phase in program.phases)
     inputs = {name: writer.type(type_) for name, type_ in program.inputs.items()}
+    schedule = schedules.document(program.schedule, writer)
     return {
         "versions": {"gradflow": _version()}, "name": program.name, "doc": program.doc, "source": program.source, "text": program.text,
         "files": tuple(writer.files), "spans": tuple(writer.spans), "types": tuple(writer.types.values()), "nodes": tuple(writer.nodes),
         "models": models, "data": data, "phases": phases, "parameters": {k: _parameter(x) for k, x in program.parameters.items()}, "inputs": inputs,
+        **({"schedule": schedule} if schedule is not None else {}),
     }  # fmt: skip
 
 
@@ -127,10 +130,11 @@ class Writer:
 
     # ---- declarations
 
-    def declaration(self, plan: p.ModelPlan | p.DataPlan) -> dict[str, Any]:
-        if plan.declaration is None:
+    def declaration(self, plan: p.ModelPlan | p.DataPlan, head: Any = None) -> dict[str, Any]:
+        declared = head or plan.declaration
+        if declared is None:
             raise ArtifactError(f"`{plan.name}` was bound from Python, so an artifact cannot say how to make it; declare it in the spec")
-        primitive, places, options = plan.declaration
+        primitive, places, options = declared
         return {"primitive": primitive, "places": plain(places, f"`{plan.name}`"), "options": _table(dict(options), f"`{plan.name}`")}
 
     def model(self, plan: p.ModelPlan) -> dict[str, Any]:
@@ -140,6 +144,7 @@ class Writer:
             "declaration": self.declaration(plan) if declared else None, "shape": plan.spec.leaves[0].shape if free else None, "size": plan.spec.size,
             "lifted": tuple(tuple(axis) for axis in plan.lifted), "copy_of": plan.copy_of, "start": self.optional(plan.start), "free": plan.free,
             "stored": tuple(map(self.stored, plan.stored)), "born": plan.born, "span": self.span(plan.span),
+            **({"head": self.declaration(plan, plan.head)} if plan.head is not None else {}),
         }  # fmt: skip
 
     def stored(self, one: p.LeafStorage) -> dict[str, Any]:
