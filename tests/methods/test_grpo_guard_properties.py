@@ -288,3 +288,14 @@ def test_log_ratios_begin_at_zero() -> None:
     """Without a step, what is scored is what was drawn."""
     found = [e.values for e in events("torch", "ring", "warm=2", "rollouts=1", "lr=1e-30") if isinstance(e, Report)][-1]
     assert 0 <= found["first_width"] < 1e-12 and 0 <= found["last_width"] < 1e-12
+
+
+@pytest.mark.parametrize("pipeline", ["ring", "images"])
+def test_the_reference_is_the_model_as_it_was_before_the_rewards(pipeline: str) -> None:
+    """In the first rollout nothing lies between the two; then something does."""
+    found = [
+        e.metrics["kl"]
+        for e in events("torch", pipeline, "warm=3", "rollouts=2", "loss=flow_grpo(beta: 1)")
+        if isinstance(e, UnitDone) and "kl" in e.metrics
+    ]
+    assert len(found) == 2 and 0 < found[0] < found[1] < 0.1
