@@ -100,7 +100,11 @@ def where(a: Arguments) -> Any:
     condition = a.tensor(0)
     if not isinstance(condition, Node):
         return a.raw(1 if condition else 2)
-    return a.e.ops.where(*a.aligned(condition, a.tensor(1), a.tensor(2)))
+    chosen = a.aligned(condition, a.tensor(1), a.tensor(2))
+    value = a.e.ops.where(*chosen)
+    if isinstance(value, Node) or not condition.type.axes:
+        return value
+    return a.e.ops.make("where", chosen, Type(a.e.ops.constant(value).type.base, condition.type.axes))  # the same number, along the axes all the same
 
 
 @builtin("case(option, word: value)", "The value that belongs to the option's word; decided when the spec is compiled.", "choice")

@@ -157,7 +157,7 @@ def sample_fields(
         "reward": FieldSpec("real", (sample,)),
         "correct": FieldSpec("bool", (sample,)),
         "group": FieldSpec("int", (sample,), target=prompt),
-        "task": FieldSpec("int", (sample,), target=("task", sum(fields["question"].axes[0][1] or 0 for fields in tasks.fields.values()) or None)),
+        "task": FieldSpec("int", (sample,), target=("task", tasks.tasks)),
         "copy": FieldSpec("int", (sample,)),
         "prompt_id": FieldSpec("int", (prompt,)),
         "text": FieldSpec("text", (sample,)),
