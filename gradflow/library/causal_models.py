@@ -121,8 +121,10 @@ class Transformer(CausalModel):
 
     def run(self, ids: Tensor, attention_mask: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         tokens, past = ids.shape[-1], cache[0][0].shape[-2] if cache else 0
-        if past + tokens > self.position.num_embeddings:
-            raise ValueError(f"{past + tokens} tokens are more than the transformer's length, {self.position.num_embeddings}")
+        if past + tokens > (most := self.position.num_embeddings):  # padding takes no position
+            longest = past + tokens if attention_mask is None else int(attention_mask.sum(-1).max())
+            if longest > most:
+                raise ValueError(f"{longest} tokens are more than the transformer's length, {most}")
         place = torch.arange(past + tokens, device=ids.device)
         visible = place <= place[past:, None]  # [T, S]
         if attention_mask is not None:
