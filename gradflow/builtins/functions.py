@@ -450,5 +450,6 @@ from gradflow.builtins import matrices as _matrices  # noqa: E402,F401
 from gradflow.builtins import order as _order  # noqa: E402,F401
 from gradflow.builtins import records as _records  # noqa: E402,F401
 from gradflow.builtins import release as _release  # noqa: E402,F401
+from gradflow.builtins import shares as _shares  # noqa: E402,F401
 from gradflow.events import clocks as _clocks  # noqa: E402,F401
 from gradflow.solvers import words as _problems  # noqa: E402,F401

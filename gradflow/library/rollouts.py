@@ -18,6 +18,8 @@ from gradflow.library.agent_tests import RESULT_TYPES as AGENT_TYPES
 from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
+from gradflow.library.episodes import episode_fields, generate_fields
+from gradflow.library.heads import head_fields, read_head
 from gradflow.library.language_models import pad_left
 from gradflow.library.paths import RESULT_TYPES as PATH_TYPES
 from gradflow.library.records import RESULT_TYPES as RECORD_TYPES
@@ -82,7 +84,7 @@ def sample(
     drawn = generate(policy, asked, owner, draws, how)
     answers = texts(drawn["action"], drawn["mask"], policy.tokenizer, marks)
     reward = tasks.verify(ids[owner], answers)
-    record = _record(drawn, pad_left(asked, policy.tokenizer.pad_id), ids, owner, copies, reward)
+    record = record_of(drawn, pad_left(asked, policy.tokenizer.pad_id), ids, owner, copies, reward)
     record |= {"prompt_id": record["group"].new_tensor(ids), "text": answers}
     record["tokens_per_second"] = int(record["mask"].sum()) / (time.perf_counter() - began)
     return record
@@ -94,7 +96,8 @@ def ask(policy: Any, tasks: Tasks) -> tuple[list[list[int]], numpy.ndarray]:
     return [policy.tokenizer.encode(policy.tokenizer.chat(tasks.questions[row])) for row in rows], tasks.ids[rows]
 
 
-def _record(drawn: dict[str, Tensor], asked: Any, ids: Any, owner: numpy.ndarray, copies: numpy.ndarray, reward: numpy.ndarray) -> Record:
+def record_of(drawn: dict[str, Tensor], asked: Any, ids: Any, owner: numpy.ndarray, copies: numpy.ndarray, reward: numpy.ndarray) -> Record:
+    """The fields along `sample` of responses (action, mask, logp, entropy, finished) to padded prompts: whose, the how manieth, and their worth."""
     import torch
 
     device = drawn["mask"].device
@@ -156,6 +159,13 @@ def sample_fields(
     return fields
 
 
+def given_fields(policy: ModelSpec, tasks: DataSpec, group: Any = 1, **options: Any) -> Mapping[str, FieldSpec]:
+    """The record of `demonstrations`: that of `sample`, of responses that nobody had to draw."""
+    fields = dict(sample_fields(policy, tasks, group, **options))
+    del fields["tokens_per_second"]
+    return fields
+
+
 def _number(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
@@ -173,16 +183,20 @@ def take_rows(samples: Mapping[str, Any], rows: Any) -> Record:
 
 
 @primitive("call", policy="model", samples="record", reference="model", temperature="real > 0")
-def score(policy: Any, samples: Mapping[str, Any], reference: Any = None, temperature: float = 1.0, entropy: bool = False) -> Record:
+def score(policy: Any, samples: Mapping[str, Any], reference: Any = None, temperature: float = 1.0, entropy: bool = False, head: str = "") -> Record:
     """The record of `sample` with the log-probability of each drawn token under the present parameters, through which the gradient flows.
 
     Adds `logp` [sample, token] = log softmax(logits / temperature) at the token, 0 where there is none; with `entropy` also `entropy`
     [sample, token] of the distribution, in nats; with `reference`, a model that gets no gradient, each again as `logp_ref`, `entropy_ref`.
+    A model with a head has what that reads: `value` [sample, token] and `value_old`, which is `value` as it was when the unit began
+    (`value_head`), `logit` [sample] or [sample, class] (`classifier`); with `head` the field of that name is all that is added.
     Works on any rows of a record (`take_rows`). Equal to `logp_old` before the policy has moved, for `temperature` = `scored_at`.
     """
     import torch
 
     record = dict(samples)
+    if head:
+        return record | {head: read_head(policy, samples, head)}
     record["logp"], spread = live_statistics(policy, samples, float(temperature), entropy)
     if entropy:
         record["entropy"] = spread
@@ -202,7 +216,7 @@ def score_fields(policy: ModelSpec, samples: Mapping[str, FieldSpec], reference:
         fields[name] = FieldSpec("real", axes, padded=True, live=True)
         if reference is not None:
             fields[name + "_ref"] = FieldSpec("real", axes, padded=True)
-    return fields
+    return fields | head_fields(policy, samples)
 
 
 # ---- accuracy
@@ -235,5 +249,8 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "answer_pairs": answer_pairs_fields,
     **AGENT_TYPES,
     **PATH_TYPES,
+    "episode": episode_fields,
+    "generate": generate_fields,
     **RECORD_TYPES,
+    "demonstrations": given_fields,
 }

@@ -27,7 +27,8 @@ class Tasks:
     """One split of a task set at run time.
 
     `questions`, `answers`: one text a prompt; `ids`: int64 [prompt]; `rows`: int64, the prompts that this tick uses, or None where `sample`
-    shall draw them; `batch`: how many it then draws (None: all); `fields`: all columns of the split by name.
+    shall draw them; `batch`: how many it then draws (None: all); `fields`: all columns of the split by name; `feedback(ids, responses)`: what the
+    world says to them, if anything.
     """
 
     questions: tuple[str, ...]
@@ -37,6 +38,7 @@ class Tasks:
     batch: int | None = None
     rows: numpy.ndarray | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    feedback: Callable[[Any, list[str]], list[str]] | None = None
 
     @classmethod
     def of(cls, spec: DataSpec, split: str = "train") -> Tasks:
@@ -44,7 +46,8 @@ class Tasks:
         if spec.verify is None:
             raise ValueError(f"`{spec.name}` has no verifier: its rows are no tasks")
         loaded = spec.load()[split]
-        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch, None, loaded)
+        questions, answers = tuple(loaded["question"]), tuple(loaded["answer"])
+        return cls(questions, answers, numpy.asarray(loaded["id"]), spec.verify, spec.batch, None, loaded, spec.feedback)
 
     def __len__(self) -> int:
         return len(self.questions)

@@ -122,11 +122,10 @@ class Body:
                 "E0504", head(target.span, name), f"`{name}` is bound twice", why="`=` and `~` bind a fresh name",
                 fix=f"use `{name} <- ..` if it is state, or another name",
             )  # fmt: skip
-        if isinstance(value, Node):
-            if value.type.target is not None and not any(m is value for m in scope.maps):
-                scope.maps.append(value)
-            if self.objective:
-                self.e.remember(value)
+        if isinstance(value, Node) and value.type.target is not None and not any(m is value for m in scope.maps):
+            scope.maps.append(value)
+        if self.objective:
+            self.e.remember(value)
         scope.names[name] = value
 
     def once(self, name: str, scope: Scope) -> bool:
@@ -236,8 +235,9 @@ class Body:
 
             acting_loop(self, statement, scope)
             return
-        if statement.until is not None or statement.axis is None:
-            raise unbuilt(head(statement.span, "repeat"), "`repeat .. until` cannot run yet", "give a number of passes: `repeat pass: 10 { .. }`")
+        if statement.axis is None:
+            fix = "say how many there are at most: `repeat pass: 100 with .. until .. { .. }`"
+            raise unbuilt(head(statement.span, "repeat"), "a loop without a number of passes cannot run yet", fix)
         inner = scope.child()
         for start in statement.values:
             inner.names[start.name] = self.e.evaluate(start.value, scope)
@@ -256,7 +256,11 @@ class Body:
                     why="every pass becomes a piece of the program",
                     fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
                 )  # fmt: skip
-            self.unroll(statement, inner, scope, name, count)
+            if statement.until is not None:
+                self.scan(statement, inner, scope, name, count)
+                scope.axes[name] = Axis(name, count)
+            else:
+                self.unroll(statement, inner, scope, name, count)
         elif name in scope.axes:
             self.scan(statement, inner, scope, name)
         else:
@@ -283,10 +287,10 @@ class Body:
                 scope.names[bound] = self.e.ops.stack(values[::-1] if statement.backward else values, name)
         scope.axes[name] = Axis(name, count)
 
-    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str) -> None:
-        from gradflow.passes.loops import scan
+    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str, count: int | None = None) -> None:
+        from gradflow.loops.scan import scan
 
-        scan(self, statement, inner, scope, name)
+        scan(self, statement, inner, scope, name, count)
 
 
 # ---- functions and objectives
@@ -373,7 +377,7 @@ def bind_input(
                 scope.axes.setdefault(option.axes.target, Axis(option.axes.target, None))
         if not given and statement.default is not None:
             value = e.evaluate(statement.default, scope)
-            if isinstance(value, Node) and body.objective:
+            if body.objective:
                 e.remember(value)
         elif not given:
             scope.names[name] = value or v.Missing(name, definition.name, span)

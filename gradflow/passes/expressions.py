@@ -72,11 +72,11 @@ class Elaborator:
         self.constants: dict[str, Any] = {}
         self.place: str | None = None
         self.loops: tuple[int, ...] = ()
+        self.passes: list[Any] = []  # of the loops around the place that is being read, the innermost last
         self.formulas: dict[int, Node] = {}
         self.world: list[Any] | None = None  # what acts: calls and loops, in their order (see gradflow/procedures)
         self.calls, self.calling = 0, ""
         self.keeping: Any = None  # what the `~` that is being read keeps from unit to unit
-        self.passes: tuple[Node, ...] = ()  # of the loops that act, around the place that is being read
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
         self.sealed: set[int] = set()  # ids of values of black boxes
@@ -140,9 +140,20 @@ class Elaborator:
         finally:
             self.loops = before
 
-    def remember(self, node: Node) -> None:
-        """A formula of an objective or a pipeline: taken once per rollout if nothing live is in it."""
-        self.formulas[node.id] = node
+    @contextmanager
+    def passing(self, one: Any) -> Any:
+        """Inside of a pass of a loop: draws belong to it."""
+        self.passes.append(one)
+        try:
+            yield
+        finally:
+            self.passes.pop()
+
+    def remember(self, value: Any) -> None:
+        """A formula of an objective or a pipeline, or the fields of one: taken once per rollout if nothing live is in it."""
+        for node in value.fields.values() if isinstance(value, v.Record) else (value,):
+            if isinstance(node, Node):
+                self.formulas[node.id] = node
 
     @contextmanager
     def collecting(self) -> Any:

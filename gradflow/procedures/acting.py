@@ -46,9 +46,9 @@ def type_of(spec: FieldSpec) -> Type:
     return Type("int" if target is not None else spec.base, tuple(Axis(name, size) for name, size in spec.axes), target)
 
 
-def declared(value: Any) -> Any:
-    """What a primitive's type rule sees of an argument."""
-    if isinstance(value, Batch):
+def declared(value: Any, wanted: str = "data") -> Any:
+    """What a primitive's type rule sees of an argument for a parameter of the domain `wanted`: a batch is also a record."""
+    if isinstance(value, Batch) and "data" in wanted:
         assert value.data is not None
         size = next((axis.size for axis in value.fields["row"].type.axes), None)
         return replace(value.data.spec, facts={**value.data.spec.facts, "drawn": -1 if size is None else size})
@@ -145,8 +145,14 @@ def acted(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], sco
     from gradflow.library.rollouts import RESULT_TYPES
 
     with calling(e, name):
-        fields = RESULT_TYPES[name](**{k: declared(x) for k, x in arguments.items()})
+        fields = RESULT_TYPES[name](**declarations(name, arguments))
         return world_call(e, name, node, arguments, fields, scope.frame is not None)
+
+
+def declarations(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the type rule of a primitive sees of its arguments."""
+    domains = catalogue()[name].domains
+    return {key: declared(value, domains.get(key, "")) for key, value in arguments.items()}
 
 
 def extended(record: v.Record, more: Mapping[str, Any]) -> v.Record:
@@ -201,4 +207,4 @@ def misplaced_choice(statement: s.When) -> Exception:
     )  # fmt: skip
 
 
-__all__ = ["Batch", "Loop", "acted", "actions_of", "calling", "declared", "does_act", "extended", "rows_where", "world_call"]
+__all__ = ["Batch", "Loop", "acted", "actions_of", "calling", "declarations", "does_act", "extended", "rows_where", "world_call"]
