@@ -184,8 +184,8 @@ def check_sums(tree: s.Node, scope: Scope) -> None:
         return
     if isinstance(tree, s.Binary) and tree.op in (*SUMS, *PRODUCTS):
         sides = [is_gradient(side, scope) for side in (tree.left, tree.right)]
-        if tree.op in SUMS and sum(sides) == 1:
-            other = tree.right if sides[0] else tree.left
+        other = tree.right if sides[0] else tree.left
+        if tree.op in SUMS and sum(sides) == 1 and (not isinstance(other, s.Name) or scope.local(other.id)[0]):
             raise unlike(other.span, "a gradient and a value that is none are added", "one is a vector of all parameters, the other is not",
                          "take its gradient too: `(loss -> backprop)`, in brackets")  # fmt: skip
         if tree.op in PRODUCTS and (sum(sides) == 2 or (tree.op == "/" and sides[1])):
