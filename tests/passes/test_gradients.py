@@ -1,5 +1,5 @@
-"""Several gradients in one flow: sums and functions of them against one objective that means the same, stages with inputs, other points, fresh samples,
-micro-batches, resuming, plans; and what does not combine.
+"""Several gradients in one flow: sums and functions of them against one objective of the same meaning, stages with inputs, other points,
+fresh samples, micro-batches, plans; and what does not combine.
 """
 
 from __future__ import annotations
