@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradflow.gradients.joints import Asked, check_part, no_gradient, run_joint
+from gradflow.gradients.joints import Asked, check_part, no_gradient, run_joint, takes_gradients
 from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
@@ -30,7 +30,8 @@ SUMS, PRODUCTS = ("+", "-"), ("*", "/")
 
 def elaborator_of(e: Elaborator, head: Any) -> type[FlowElaborator]:
     """Which elaborator a flow with this head needs."""
-    return Combination if isinstance(head, v.Live) and is_gradient(head.tree, head.scope) else FlowElaborator
+    combines = isinstance(head, v.Live) and (is_gradient(head.tree, head.scope) or takes_gradients(head.tree, head.scope))
+    return Combination if combines else FlowElaborator
 
 
 def is_gradient(tree: s.Node, scope: Scope) -> bool:
