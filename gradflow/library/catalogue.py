@@ -29,6 +29,7 @@ MODULES = (
     "rollouts",
     "answer_pairs",
     "episodes",
+    "demonstrations",
 )
 
 

@@ -82,7 +82,7 @@ def sample(
     drawn = generate(policy, asked, owner, draws, how)
     answers = texts(drawn["action"], drawn["mask"], policy.tokenizer, marks)
     reward = tasks.verify(ids[owner], answers)
-    record = _record(drawn, pad_left(asked, policy.tokenizer.pad_id), ids, owner, copies, reward)
+    record = record_of(drawn, pad_left(asked, policy.tokenizer.pad_id), ids, owner, copies, reward)
     record |= {"prompt_id": record["group"].new_tensor(ids), "text": answers}
     record["tokens_per_second"] = int(record["mask"].sum()) / (time.perf_counter() - began)
     return record
@@ -94,7 +94,8 @@ def ask(policy: Any, tasks: Tasks) -> tuple[list[list[int]], numpy.ndarray]:
     return [policy.tokenizer.encode(policy.tokenizer.chat(tasks.questions[row])) for row in rows], tasks.ids[rows]
 
 
-def _record(drawn: dict[str, Tensor], asked: Any, ids: Any, owner: numpy.ndarray, copies: numpy.ndarray, reward: numpy.ndarray) -> Record:
+def record_of(drawn: dict[str, Tensor], asked: Any, ids: Any, owner: numpy.ndarray, copies: numpy.ndarray, reward: numpy.ndarray) -> Record:
+    """The fields along `sample` of responses (action, mask, logp, entropy, finished) to padded prompts: whose, the how manieth, and their worth."""
     import torch
 
     device = drawn["mask"].device
@@ -153,6 +154,13 @@ def sample_fields(
         top = ("top", _number(keep_top))
         fields["logits_old"] = FieldSpec("real", (sample, token, top), padded=True)
         fields["word"] = FieldSpec("int", (sample, token, top), target=word, padded=True)
+    return fields
+
+
+def given_fields(policy: ModelSpec, tasks: DataSpec, group: Any = 1, **options: Any) -> Mapping[str, FieldSpec]:
+    """The record of `demonstrations`: that of `sample`, of responses that nobody had to draw."""
+    fields = dict(sample_fields(policy, tasks, group, **options))
+    del fields["tokens_per_second"]
     return fields
 
 
@@ -240,4 +248,5 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "episode": episode_fields,
     "generate": generate_fields,
     **RECORD_TYPES,
+    "demonstrations": given_fields,
 }

@@ -24,7 +24,7 @@ class NumberTokenizer:
         self.size = size
 
     def encode(self, text: str) -> list[int]:
-        return [int(text)]
+        return [int(word) for word in text.split()]
 
     def decode(self, ids: Any) -> str:
         return " ".join(str(int(word)) for word in ids)

@@ -23,6 +23,7 @@ from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
 from gradflow.passes.suggestions import head
+from gradflow.procedures.states import Keeping
 from gradflow.topologies.edges import Rule
 
 SIDES = (12, 8, 6, 5)
@@ -201,6 +202,7 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
         inner.names["#definition"] = definition
         e.evaluate(definition.value, inner)
         return
+    e.keeping = Keeping(e, "~")  # where it is called with `~` it may keep state
     run_function(e, v.Function(definition, home, bound), supplied, definition.span)
 
 

@@ -40,8 +40,8 @@ class Carrier:
 
     def _hold(self, act: Hold) -> None:
         results = self.evaluate(act.region, act.span)
-        self.store.write({name: value for name, value in results.items() if name.startswith("state/")})
         self.held.update({tuple(name.split("/")[1:]): value.clone() for name, value in results.items() if name.startswith("held/")})
+        self.store.write({name: value for name, value in results.items() if name.startswith("state/")})  # behind what may be a view of them
         found = {tuple(name.split("/")): self.world.texts[text.path] for name, text in act.texts.items()}
         self.world.texts.update(found)
 

@@ -38,6 +38,7 @@ from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import Checkpoint, place_of, write_checkpoint
 from gradflow.runtime.clocks import Clocks
+from gradflow.runtime.cuts import grouping, pieces
 from gradflow.runtime.devices import deterministic, dropout_of, pick_device, seeded
 from gradflow.runtime.events import (
     METRICS,
@@ -316,12 +317,19 @@ class Run:
         if not samples:
             yield from [None] * plan.updates
             return
-        if samples < plan.minibatches:
-            raise RunFailed(f"{samples} samples cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
+        owner = self._owner(group)
+        found = samples if owner is None else int(owner.max()) + 1
+        if found < plan.minibatches:
+            what = "samples" if owner is None else "groups, which an update needs whole,"
+            raise RunFailed(f"{found} {what} cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
         for epoch in range(plan.updates // plan.minibatches):
-            order = random.permutation(random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch), samples, torch).to(self.device)
-            for i in range(plan.minibatches):
-                yield order[i * samples // plan.minibatches : (i + 1) * samples // plan.minibatches]
+            key = random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch)
+            yield from pieces(key, samples, plan.minibatches, owner, self.device)
+
+    def _owner(self, group: tuple[Update | Assign, ...]) -> Tensor | None:
+        """The group of each sample, numbered through, where one of these updates sums by group."""
+        index = grouping(action.region for action in group)
+        return None if index is None else self._reader("", None, True)(index).unique(return_inverse=True)[1]
 
     def _samples(self, group: tuple[Update | Assign, ...]) -> int:
         """How many samples were drawn; 0 where the group reads none."""
