@@ -222,9 +222,12 @@ def generate_fields(
     writer: ModelSpec, texts: Mapping[str, FieldSpec], group: Any = 1, max_tokens: Any = 24, **options: Any
 ) -> Mapping[str, FieldSpec]:
     """The record of `generate`."""
-    vocabulary, asked = writer.facts.get("vocabulary"), texts["text"].axes[0][1] if "text" in texts else None
-    sample = ("sample", asked * group if asked is not None and isinstance(group, int) else None)
-    token = ("token", max_tokens if isinstance(max_tokens, int) else None)
+    vocabulary = writer.facts.get("vocabulary")
+    read = texts["text"].axes[0][1] if "text" in texts else None
+    sample, token = (
+        ("sample", read * group if read is not None and isinstance(group, int) else None),
+        ("token", max_tokens if isinstance(max_tokens, int) else None),
+    )
     word = ("word", vocabulary if isinstance(vocabulary, int) else None)
     fields = {
         "ids": FieldSpec("int", (sample, ("place", None)), target=word, padded=True),
@@ -235,7 +238,7 @@ def generate_fields(
         "entropy_old": FieldSpec("real", (sample, token), padded=True),
         "length": FieldSpec("int", (sample,)),
         "finished": FieldSpec("bool", (sample,)),
-        "group": FieldSpec("int", (sample,), target=("prompt", asked)),
+        "group": FieldSpec("int", (sample,), target=("prompt", read)),
         "copy": FieldSpec("int", (sample,)),
         "read": FieldSpec("text", (sample,)),
         "text": FieldSpec("text", (sample,)),

@@ -235,8 +235,9 @@ class Body:
 
             acting_loop(self, statement, scope)
             return
-        if statement.until is not None or statement.axis is None:
-            raise unbuilt(head(statement.span, "repeat"), "`repeat .. until` cannot run yet", "give a number of passes: `repeat pass: 10 { .. }`")
+        if statement.axis is None:
+            fix = "say how many there are at most: `repeat pass: 100 with .. until .. { .. }`"
+            raise unbuilt(head(statement.span, "repeat"), "a loop without a number of passes cannot run yet", fix)
         inner = scope.child()
         for start in statement.values:
             inner.names[start.name] = self.e.evaluate(start.value, scope)
@@ -255,7 +256,11 @@ class Body:
                     why="every pass becomes a piece of the program",
                     fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
                 )  # fmt: skip
-            self.unroll(statement, inner, scope, name, count)
+            if statement.until is not None:
+                self.scan(statement, inner, scope, name, count)
+                scope.axes[name] = Axis(name, count)
+            else:
+                self.unroll(statement, inner, scope, name, count)
         elif name in scope.axes:
             self.scan(statement, inner, scope, name)
         else:
@@ -282,10 +287,10 @@ class Body:
                 scope.names[bound] = self.e.ops.stack(values[::-1] if statement.backward else values, name)
         scope.axes[name] = Axis(name, count)
 
-    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str) -> None:
-        from gradflow.passes.loops import scan
+    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str, count: int | None = None) -> None:
+        from gradflow.loops.scan import scan
 
-        scan(self, statement, inner, scope, name)
+        scan(self, statement, inner, scope, name, count)
 
 
 # ---- functions and objectives
@@ -305,14 +310,17 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     objective = definition.kind == "objective"
     body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
     lookup = e.records[-1] if e.records else {}
-    own: dict[str, Any] = {}
-    e.records.append({**lookup, **own})
+    record = {**supplied.get("#record", {}), **supplied} if objective else {}  # function values take more than it declares
+    record.pop("#record", None)
+    e.records.append({**lookup, **record})
     try:
         for statement in function.inputs:
             bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)
+            if objective:  # what is bound so far is the record of function values in the defaults of further inputs
+                outer = {n: e.ops.rename(x, renamed) if isinstance(x, Node) else x for n, x in record.items()}
+                bound = {n: scope.names[n] for i in function.inputs for n in i.names if n in scope.names}
+                e.records[-1].update({n: x for n, x in (outer | bound).items() if not isinstance(x, v.Missing)})
         scope.axes.update({name: Axis(name, 1) for name in idle_axes(e, scope)})
-        if objective:
-            e.records[-1].update({n: scope.names[n] for i in function.inputs for n in i.names if not isinstance(scope.names[n], v.Missing)})
         body.run(definition.body or ())
     finally:
         e.records.pop()
@@ -428,7 +436,7 @@ def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], sc
         )  # fmt: skip
     current = value.type.target
     if current is None:
-        value = e.ops.make("rename", (value,), Type("int", value.type.axes, Axis(target, None)))
+        value = e.ops.make("rename", (value,), Type("int", value.type.axes, scope.axes.get(target, Axis(target, None))))
     elif current.name != target:
         renamed[current.name] = target
         value = e.ops.rename(value, {current.name: target})

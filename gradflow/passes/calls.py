@@ -237,6 +237,10 @@ def _takes(definition: s.Definition) -> str:
 
 def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
     """A stage, topology, pipeline (or alias of one) with its arguments. Every topology also takes `weights: ..`, a function of the graph."""
+    if definition.kind in STAGE_DEFINITIONS and any(isinstance(one, s.Input) for one in definition.body or ()):
+        from gradflow.gradients.joints import joint
+
+        return joint(e, definition, home, args, scope, span)
     weights = None
     if definition.kind == "topology" and all(param.name != "weights" for param in definition.params):
         weights = next((arg for arg in args if arg.name == "weights"), None)
@@ -262,7 +266,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     if definition.value is not None:
         value = applied(e, e.evaluate(definition.value, inner), definition.value.span)
         return v.ChainOf((value,), span) if definition.kind in STAGE_DEFINITIONS else value
-    if definition.kind in (*STAGE_DEFINITIONS, "format"):
+    if definition.kind in (*STAGE_DEFINITIONS, "format", "schedule"):
         return v.Stage(definition, home, bound, span)
     raise unbuilt(span, f"{definition.kind}s cannot be used yet", f"leave `{definition.name}` out of what runs")
 
@@ -289,7 +293,7 @@ def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scop
     given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
     bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
     configured = v.Function(definition, function.scope, bound)
-    if not supplied and not any(arg.name is None for arg in node.args):
+    if not supplied and not any(arg.name is None or arg.name not in params for arg in node.args):  # what a function value drops is a call too
         return configured
     return run_body(e, configured, supplied, node.span)
 
@@ -369,6 +373,7 @@ def _split_arguments(
         elif not lenient:
             raise unknown_parameter(function.definition, arg, [*params, *inputs])
     for record in records:
+        supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
         for name in inputs:
             if name in record.fields and name not in supplied:
                 supplied[name] = record.fields[name]

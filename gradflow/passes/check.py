@@ -84,8 +84,6 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
 
         check_claim(definition, module, e)
         return
-    if definition.kind == "schedule":
-        return
     bound = parameters(e, definition, home)
     if definition.kind in ("function", "objective"):
         check_function(e, definition, home, bound)
@@ -95,6 +93,10 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
             from gradflow.formats.elaborate import check_format
 
             check_format(e, value)
+        elif definition.kind == "schedule":
+            from gradflow.schedules.elaborate import check_schedule
+
+            check_schedule(e, value)
         elif definition.kind != "topology":
             check_stage(e, value, definition)
 
@@ -185,6 +187,8 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
     scope.names.update(bound)
     supplied: dict[str, Any] = {}
     for statement in definition.body or ():
+        if isinstance(statement, s.State):
+            raise _NoStandIn  # it is kept by the `~` that calls the function, which also knows its sizes
         if not isinstance(statement, s.Input) or statement.default is not None:
             continue
         option = statement.type.options[0]
@@ -202,8 +206,11 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
         inner.names["#definition"] = definition
         e.evaluate(definition.value, inner)
         return
-    e.keeping = Keeping(e, "~")  # where it is called with `~` it may keep state
-    run_function(e, v.Function(definition, home, bound), supplied, definition.span)
+    e.world, e.keeping = [], Keeping(e, definition.name)  # as if it were called with `~`
+    try:
+        run_function(e, v.Function(definition, home, bound), supplied, definition.span)
+    finally:
+        e.world, e.keeping = None, None
 
 
 def _ring(e: Elaborator) -> v.Topology:
@@ -224,6 +231,7 @@ def _look(value: Node, point: Node | None, fresh: int) -> Node:
 
 def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
     """Runs a stage over one leaf that its pattern fits, with a gradient from nowhere and an end that takes whatever comes."""
+    from gradflow.gradients.joints import with_stand_ins
     from gradflow.privacy.stages import stand_in
 
     pattern = definition.pattern
@@ -232,6 +240,7 @@ def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
     flow = Flow("check", _ring(e) if definition.kind == "exchange" else None)
     lifted = (Axis("node", NODES),) if definition.kind == "exchange" else ()
     axis = Axis("param", leaf.size)
+    value = with_stand_ins(e, value, axis)
 
     def at(point: Node | None, fresh: int) -> Node:
         return e.ops.source(Type("real", (*lifted, axis)), "input", "grad", *(["elsewhere"] if point is not None else []))

@@ -72,14 +72,15 @@ class Elaborator:
         self.constants: dict[str, Any] = {}
         self.place: str | None = None
         self.loops: tuple[int, ...] = ()
+        self.passes: list[Any] = []  # of the loops around the place that is being read, the innermost last
         self.formulas: dict[int, Node] = {}
         self.world: list[Any] | None = None  # what acts: calls and loops, in their order (see gradflow/procedures)
         self.calls, self.calling = 0, ""
         self.keeping: Any = None  # what the `~` that is being read keeps from unit to unit
-        self.passes: tuple[Node, ...] = ()  # of the loops that act, around the place that is being read
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
         self.sealed: set[int] = set()  # ids of values of black boxes
+        self.gradients: Any = None  # the head of a flow that is evaluated, where gradients combine: see gradflow/gradients
 
     # ---- diagnostics and context
 
@@ -139,6 +140,15 @@ class Elaborator:
         finally:
             self.loops = before
 
+    @contextmanager
+    def passing(self, one: Any) -> Any:
+        """Inside of a pass of a loop: draws belong to it."""
+        self.passes.append(one)
+        try:
+            yield
+        finally:
+            self.passes.pop()
+
     def remember(self, value: Any) -> None:
         """A formula of an objective or a pipeline, or the fields of one: taken once per rollout if nothing live is in it."""
         for node in value.fields.values() if isinstance(value, v.Record) else (value,):
@@ -188,9 +198,9 @@ class Elaborator:
         if found:
             if isinstance(value, v.Missing):
                 raise mistake(
-                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="read here",
+                    "E0205", node.span, f"`{value.owner}` needs the input `{value.name}`", label="read here",
                     why="the call does not supply it, and no record in reach has it",
-                    fix=f"pass `{name}: ..`, or a record that has a field `{name}`",
+                    fix=f"pass `{value.name}: ..`, or a record that has a field `{value.name}`",
                 )  # fmt: skip
             self.used.add(name)
             return True, self.force(value)
@@ -315,7 +325,7 @@ class Elaborator:
     def _chain(self, node: s.Chain, scope: Scope) -> Any:
         from gradflow.passes.stages import chain_value
 
-        return chain_value(self, node, scope)
+        return chain_value(self, node, scope) if self.gradients is None else self.gradients.chain_of(node, scope)
 
     def _guarded(self, node: s.Guarded, scope: Scope) -> Any:
         from gradflow.passes.stages import stage_value

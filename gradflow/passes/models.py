@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from gradflow.builtins.tool_values import tool_tree, tool_value
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
@@ -141,6 +142,8 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
             fix=f"at the level of the pipeline: `{'model net' if primitive.kind == 'model' else 'data train, test'} = {name}(..)`",
         )  # fmt: skip
     arguments = bind_primitive(e, name, node, scope)
+    if primitive.kind == "tool":
+        return tool_value(name, arguments, node.span)
     from gradflow.library.rollouts import RESULT_TYPES
     from gradflow.procedures.acting import calling, declarations, world_call
 
@@ -192,9 +195,9 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
             )  # fmt: skip
         if key in bound:
             raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
-        value = argument(e, params[key].param, arg.value, scope)
         type_ = params[key].param.type
         wanted = [option.base for option in type_.options] if type_ is not None else []
+        value = argument(e, params[key].param, tool_tree(arg.value) if "tools" in wanted else arg.value, scope)
         if "model" in wanted and not isinstance(value, v.Model) and value is not v.NONE or "data" in wanted and not isinstance(value, v.Data | Batch):
             what = "model" if "model" in wanted else "data set"
             raise mistake(

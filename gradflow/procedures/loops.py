@@ -6,13 +6,15 @@ the loop's own id; the formulas of a pass read it from there. The axes of what i
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gradflow.graph.graph import Node, Region
+from gradflow.graph.operations import Operations, Value
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
+from gradflow.loops.scan import assigned
 from gradflow.passes import values as v
 from gradflow.passes.suggestions import head
 from gradflow.procedures.acting import text_of
@@ -35,6 +37,8 @@ def acting_loop(body: Body, statement: s.Repeat, scope: Scope) -> None:
     id_ = f"loop{e.calls}"
     e.calls += 1
     starts = {start.name: e.evaluate(start.value, scope) for start in statement.values}
+    outer_names = [n for n in dict.fromkeys(assigned(statement.body, set(starts))) if isinstance(scope.local(n)[1], Node | int | float | v.Record)]
+    starts |= {n: scope.local(n)[1] for n in outer_names}
     shapes = dict(starts)
     outer = e.world, e.calls
     for _ in range(ROUNDS):
@@ -58,7 +62,10 @@ def acting_loop(body: Body, statement: s.Repeat, scope: Scope) -> None:
     texts = {name: (texts_before.get(name), text) for name, text in texts_after.items()}
     stop = Region((("until", until),)) if until is not None else None
     e.world.append(Loop(id_, count, acts, Region(first), Region(then), stop, texts, empty, statement.span))
-    scope.names.update({name: _slot(body, id_, name, shape) for name, shape in shapes.items()})
+    for name, shape in shapes.items():
+        if name not in outer_names:
+            scope.names[name] = v.NONE
+        scope.assign(name, _slot(body, id_, name, shape))
 
 
 def _count(body: Body, statement: s.Repeat, scope: Scope) -> int:
@@ -90,25 +97,27 @@ def _pass(body: Body, statement: s.Repeat, scope: Scope, id_: str, slots: dict[s
     within.names.update(slots)
     within.names[statement.axis.name if statement.axis else ""] = number = e.ops.source(Type("int"), "world", id_, "pass")
     until = e.ops.constant(e.tensor(e.evaluate(statement.until, within), statement.until)) if statement.until is not None else None
-    passes, e.passes = e.passes, (*e.passes, number)
-    if e.keeping is not None:
-        e.keeping.loops += 1
+    e.keeping.loops += 1
     try:
-        body.run(statement.body, within.child())
+        with e.passing(ActingPass(e.ops, number, e.keeping.loops - 1)):
+            body.run(statement.body, within.child())
     finally:
-        e.passes = passes
-        if e.keeping is not None:
-            e.keeping.loops -= 1
+        e.keeping.loops -= 1
     return until, {name: within.names[name] for name in slots}
 
 
-def tick_of(passes: tuple[Node, ...], ops: Any, tick: Node) -> Any:
-    """The clock that draws inside of loops that act are keyed by: another for every pass of every loop around them."""
-    total: Any = tick
-    for level, number in enumerate(passes):
-        step = ops.elementwise("mul", ops.elementwise("add", number, 1), TICK * MOST_PASSES**level)
-        total = ops.elementwise("add", total, step)
-    return ops.constant(total)
+@dataclass(frozen=True)
+class ActingPass:
+    """A pass of a loop that acts, by the number that it has when the run comes to it; `level`: how many such loops are around."""
+
+    ops: Operations
+    number: Node
+    level: int
+
+    def tick(self, before: Value) -> Value:
+        """The tick of a draw that happens in this pass: another for every pass of every loop around it."""
+        step = self.ops.elementwise("mul", self.ops.elementwise("add", self.number, 1), TICK * MOST_PASSES**self.level)
+        return self.ops.elementwise("add", before, step)
 
 
 # ---- what is carried

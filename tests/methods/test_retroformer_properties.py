@@ -1,4 +1,4 @@
-"""Invariants of Retroformer: ratings telescope, its PPO loss is TRL's formula, no step where nothing moved, a controller that is bounded, fair labels."""
+"""Invariants of Retroformer: telescoping ratings, TRL's formula, no step where nothing moved, a bounded controller, fair labels."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def trials(draw: Any, binary: bool = False) -> tuple[numpy.ndarray, numpy.ndarra
 @given(trials(), st.sampled_from([0.0, 0.25]))
 def test_ratings_telescope_and_are_known_where_two_trials_were_run(backend: str, made: tuple[numpy.ndarray, numpy.ndarray], threshold: float) -> None:
     returns, run = made
-    found = {name: value.numpy() for name, value in component("rating", {"returns": returns, "valid": run}, backend, label_threshold=threshold).items()}
+    found = {
+        name: value.numpy() for name, value in component("rating", {"returns": returns, "valid": run}, backend, label_threshold=threshold).items()
+    }
     assert found["rating"].shape == (returns.shape[0], returns.shape[1] - 1)
     for k, row in enumerate(run):
         last = row.sum() - 1

@@ -85,3 +85,33 @@ pipeline stateful {#HEAD
   }
 }
 """.replace("#HEAD", HEAD)
+
+LOOPED = """
+function mixed(rounds: int >= 1 = 3) {
+  input policy : model
+  input tasks  : data
+  total = 0
+  luck  = 0
+  repeat round: rounds with heat = 1 {
+    some  ~ sample(policy, tasks, group: 2, prompts: 4, max_tokens: 3, temperature: heat)
+    chance ~ uniform(0, 1, [some.reward])
+    total <- total + size(some, over: sample)
+    luck  <- where(luck == 0, 1, luck) * mean(chance)
+    heat  <- heat + 0.5
+  }
+  return extend(some_of(policy, tasks), total: total, luck: luck, heat: heat)
+}
+
+function some_of {
+  input policy : model
+  input tasks  : data
+  last ~ sample(policy, tasks, group: 2, prompts: 4, max_tokens: 3)
+  return last
+}
+
+pipeline looped(rounds: int = 3) {#HEAD
+  samples ~ mixed(policy, tasks, rounds: rounds)
+  flow policy: grpo(score(policy, samples)) -> backprop -> adamw(lr: 1e-3)
+  train 3 rollouts (seed: 0) { every rollout { report total = samples.total; report luck = samples.luck; report heat = samples.heat; checkpoint } }
+}
+""".replace("#HEAD", HEAD)

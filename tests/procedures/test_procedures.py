@@ -18,7 +18,7 @@ from gradflow.views.plan import summary
 from tests.runtime.harness import written
 from tests.runtime.interrupting import assert_same_run, begun, resumed, stopped, whole
 
-from .specs import DYNAMIC, HEAD, STATEFUL
+from .specs import DYNAMIC, HEAD, LOOPED, STATEFUL
 
 
 def program(text: str, *overrides: str) -> Any:
@@ -46,13 +46,22 @@ def test_dynamic_sampling_ends_with_what_there_is() -> None:
     assert 0 < first["prompts"] < 8 and first["samples"] == 4 * first["prompts"]
 
 
-@pytest.mark.parametrize("text", [DYNAMIC, STATEFUL])
+@pytest.mark.parametrize("text", [DYNAMIC, STATEFUL, LOOPED])
 def test_both_backends_agree(text: str) -> None:
     one, other = (reports(program(text), backend=backend, precision="float64") for backend in ("reference", "torch"))
     assert len(one) == len(other) > 2
     for a, b in zip(one, other, strict=True):
         assert a == pytest.approx(b, rel=1e-9)
     assert len({str(values) for values in one}) == len(one)  # every unit is another
+
+
+def test_names_of_the_outside_are_carried_and_draws_belong_to_their_pass() -> None:
+    found = reports(program(LOOPED))
+    assert [(values["total"], values["heat"]) for values in found] == [(24, 2.5)] * 3
+    means = [values["luck"] for values in found]
+    assert len(set(means)) == 3 and all(0.02 < mean < 0.5 for mean in means)
+    one = next(event for event in execute(program(LOOPED, "rounds=1")) if isinstance(event, Report))
+    assert one.values["luck"] ** 3 != pytest.approx(means[0])  # not the same draw three times
 
 
 def test_state_is_what_the_unit_before_left() -> None:
@@ -62,7 +71,7 @@ def test_state_is_what_the_unit_before_left() -> None:
     assert [values["n"] for values in found] == [40] * 10 + [32] * 4  # all 80 prompts were seen once after ten units
 
 
-@pytest.mark.parametrize("text", [DYNAMIC, STATEFUL])
+@pytest.mark.parametrize("text", [DYNAMIC, STATEFUL, LOOPED])
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(text: str, tmp_path: Path) -> None:
     one = program(text)
     path = whole(one, tmp_path)
@@ -73,7 +82,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(text: str, tmp_path: 
     assert_same_run(path, folder.path)
 
 
-@pytest.mark.parametrize("text", [DYNAMIC, STATEFUL])
+@pytest.mark.parametrize("text", [DYNAMIC, STATEFUL, LOOPED])
 def test_a_compiled_plan_does_the_same(text: str) -> None:
     one = program(text)
     assert reports(decode(encode(one))) == reports(one)
