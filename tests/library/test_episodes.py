@@ -72,7 +72,9 @@ def test_a_language_model_acts_and_reads_its_notes(writer):
     asked = Tasks(("(1)", "(2)"), ("3", "4"), numpy.array([7, 8]), exact_match(lambda: [""] * 7 + ["3", "4"]))
     likeliest = episode(writer, asked, max_tokens=2, seed=0, tick=0)
     assert likeliest["answer"] == episode(writer, asked, max_tokens=2, seed=5, tick=9)["answer"], "no draw at temperature 0"
-    assert likeliest["task"].tolist() == [7, 8] and likeliest["text"] == [" ".join(filter(None, both)) for both in zip(asked.questions, likeliest["answer"])]
+    assert likeliest["task"].tolist() == [7, 8] and likeliest["text"] == [
+        " ".join(filter(None, both)) for both in zip(asked.questions, likeliest["answer"])
+    ]
     hot = [episode(writer, asked, max_tokens=4, temperature=5.0, seed=0, tick=tick)["answer"] for tick in range(3)]
     assert len({tuple(answers) for answers in hot}) > 1
     noted = [episode(writer, asked, {"task": torch.tensor([8]), "text": [note]}, max_tokens=4, seed=0, tick=0)["answer"] for note in ("9=", "((")]

@@ -84,6 +84,13 @@ def test_a_response_without_tokens_is_read_after_its_prompt(samples):
     torch.testing.assert_close(found[0], (hidden @ rater.classifier.weight.T + rater.classifier.bias)[0], rtol=1e-4, atol=1e-6)
 
 
+def test_no_samples_have_no_scores(samples):
+    model = classifier(value_head(TRUNK), classes=2).build(0)
+    none = take_rows(samples, slice(0, 0))
+    found = {**score(model, none, entropy=True), **score(model, none, head="value"), **score(model, none, head="logit")}
+    assert found["logp"].shape == found["entropy"].shape == found["value"].shape == (0, 6) and found["logit"].shape == (0, 2)
+
+
 @pytest.mark.parametrize("field", ["value", "logit"])
 def test_a_row_does_not_depend_on_the_others(field, samples):
     model = {"value": value_head, "logit": classifier}[field](TRUNK).build(0)
