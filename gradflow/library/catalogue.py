@@ -37,6 +37,7 @@ MODULES = (
     "agent_tests",
     "paths",
     "episodes",
+    "rewards",
 )
 
 
