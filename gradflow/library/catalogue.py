@@ -38,6 +38,7 @@ MODULES = (
     "agent_tests",
     "paths",
     "episodes",
+    "rewards",
 )
 
 
