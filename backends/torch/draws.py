@@ -32,6 +32,7 @@ def draw(
 ) -> Tensor:
     """Random numbers of a shape. `words`: seed, tick, place; `inputs` are aligned with the result; `dim`: the axis of a subset."""
     make = random.normal if dist == "normal" else random.uniform
+    words = (*(int(word) if isinstance(word, Tensor) and word.dim() == 0 else word for word in words[:2]), words[2])
     if not inputs and dist in ("normal", "uniform") and not any(isinstance(word, Tensor) for word in words[:2]) and math.prod(shape) > PIECE:
         return _piecewise(dist, words, tuple(shape), make, dtype, device)
     base = _keyed(words, tuple(shape), make, device)

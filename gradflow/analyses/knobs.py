@@ -19,6 +19,7 @@ from gradflow.passes.expressions import NUMBERS, Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head
 from gradflow.plan import program as p
+from gradflow.procedures import acts
 
 KEEPING = {"div", "neg", "abs", "stop", "sum", "expand", "rename", "gather", "leaf", "slice", "scatter_add", "segment_sum"}  # 0 where the first is
 REDUCING = {"sum", "mean", "max", "min", "any", "all", "prod", "axis_size", "dot"}
@@ -47,7 +48,9 @@ def updates(phase: p.Phase) -> list[p.Update]:
 
 def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: Scope) -> None:
     """W0107: every rollout is used for one update, so what samples were drawn with is what is trained, and no ratio leaves its range."""
-    policies = {draw.name: draw.call.models.get("policy") for draw in phase.actions if isinstance(draw, p.Draw) and _plain(draw.call)}
+    policies = {
+        draw.name: draw.call.models.get("policy") for draw in acts.acts_in(phase.actions) if isinstance(draw, acts.Draw) and _plain(draw.call)
+    }
     trained = [model for update in updates(phase) for model in update.models]
     for update in updates(phase):
         known = _at_the_sampler(update.region, {k: m for k, m in policies.items() if trained.count(m or "") == 1})
@@ -61,7 +64,7 @@ def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: S
                     )  # fmt: skip
 
 
-def _plain(call: p.WorldCall) -> bool:
+def _plain(call: acts.WorldCall) -> bool:
     """Samples whose `logp_old` is what `score` says of them under the same parameters."""
     return call.primitive == "sample" and call.options.get("scored_at", 1.0) == 1.0
 
@@ -150,7 +153,7 @@ def _parameters(definition: s.Definition, call: s.Call) -> set[str]:
 def groups_of_one(e: Elaborator, phase: p.Phase, definition: s.Definition) -> None:
     """W0112: statistics of a group of one sample compare it with itself."""
     for draw in phase.actions:
-        if not isinstance(draw, p.Draw) or draw.call.primitive != "sample" or draw.call.options.get("group") != 1:
+        if not isinstance(draw, acts.Draw) or draw.call.primitive != "sample" or draw.call.options.get("group") != 1:
             continue
         regions = [region for update in updates(phase) for region in (update.region, update.rollout) if region is not None]
         maps = [n.inputs[1] for region in regions for n in region.nodes() if n.op.startswith("segment_")]
@@ -170,8 +173,9 @@ def reference_without_weight(e: Elaborator, program: p.Program) -> None:
     busy = {model for phase in program.phases for update in updates(phase) for model in update.models}
     for phase in program.phases:
         reports = (*phase.periodic, *([phase.final] if phase.final is not None else []))
-        regions += [action.region for action in phase.actions if isinstance(action, p.Assign | p.Hold)] + [one.region for one in reports]
-        calls = [action.call for action in phase.actions if isinstance(action, p.Draw)] + [call for one in reports for call in one.calls]
+        regions += [action.region for action in phase.actions if isinstance(action, p.Assign)] + [one.region for one in reports]
+        regions += [region for act in acts.acts_in(phase.actions) for region in acts.regions_in(act)]
+        calls = acts.calls_in(phase.actions) + [call for one in reports for call in one.calls]
         busy |= {model for call in calls for model in call.models.values()}
     read = {name for region in regions for name in _models(region.nodes())}
     weighty = {name for region in regions for name in _models(_behind_weights(region))}

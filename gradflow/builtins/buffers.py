@@ -69,7 +69,7 @@ def store(a: Arguments) -> Any:
             "E0401", a.call.span, "a buffer needs at least one field", why=f"it is `{a.function.signature}`",
             fix="say what an entry holds: `store(x: [param], y: [], capacity: 100)`",
         )  # fmt: skip
-    return Buffer({**dict.fromkeys(axes, 0.0), "total": 0.0}, "buffer", None, {**axes, "total": ()}, capacity)
+    return Buffer({**dict.fromkeys(axes, 0.0), "total": 0.0}, "buffer", axes={**axes, "total": ()}, capacity=capacity)
 
 
 def stored(a: Arguments) -> Buffer:

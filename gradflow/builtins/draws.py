@@ -34,7 +34,9 @@ def draw(a: Arguments, dist: str, type_: Type, *inputs: Any, **options: Any) -> 
         )  # fmt: skip
     place = e.place + (f"#{e.context.fresh}" if e.context.fresh else "")
     fixed = e.context.flow == TOPOLOGY
-    clock = [e.ops.constant(0) if fixed else e.ops.source(Type("int"), "clock", name) for name in ("seed", "tick")]
+    clock: list[Any] = [e.ops.constant(0) if fixed else e.ops.source(Type("int"), "clock", name) for name in ("seed", "tick")]
+    for one in () if fixed else e.passes:
+        clock[1] = one.tick(clock[1])
     if not inputs and any(axis.size is None for axis in type_.axes):
         inputs = (_origin(a, type_), 1.0)
     return e.ops.make("draw", (*clock, *inputs), type_, dist=dist, place=place, options=tuple(sorted(options.items())))

@@ -27,7 +27,9 @@ Handler = Callable[[Arguments], Any]
 
 def builtin(signature: str, doc: str, family: str, least: int = 1, most: int | None = 1) -> Callable[[Handler], Handler]:
     name, _, rest = signature.partition("(")
-    names = tuple(part.split(":")[0].strip() for part in rest.rstrip(")").split(",") if ":" in part) + (("*",) if "axis:" in signature else ())
+    names = tuple(part.split(":")[0].strip() for part in rest.rstrip(")").split(",") if ":" in part) + (
+        ("*",) if "axis:" in signature or "field:" in signature else ()
+    )
 
     def wrap(function: Handler) -> Handler:
         def handler(e: Elaborator, call: s.Call, scope: Scope) -> Any:
@@ -352,11 +354,16 @@ def count(a: Arguments) -> Any:
     return counted(a, x, mask, over)
 
 
-@builtin("size(axis_or_x, over: axis)", "The length of an axis.", "reduction")
+@builtin("size(axis_or_x, over: axis)", "The length of an axis, of a value or of a record.", "reduction")
 def size(a: Arguments) -> Any:
     axis = is_axis(a.e, a.places[0].value, a.scope)
     if axis is not None:
         return length(a, axis)
+    record = a.e.evaluate(a.places[0].value, a.scope)
+    if isinstance(record, v.Record) and record.value is None or record is v.NONE:
+        from gradflow.builtins.records import rows_of
+
+        return rows_of(a, record)
     x = a.node(0)
     name = next(iter(a.over(x)), "")
     if not x.type.has(name):
@@ -441,6 +448,8 @@ from gradflow.builtins import graphs as _graphs  # noqa: E402,F401
 from gradflow.builtins import losses as _losses  # noqa: E402,F401
 from gradflow.builtins import matrices as _matrices  # noqa: E402,F401
 from gradflow.builtins import order as _order  # noqa: E402,F401
+from gradflow.builtins import records as _records  # noqa: E402,F401
 from gradflow.builtins import release as _release  # noqa: E402,F401
+from gradflow.builtins import shares as _shares  # noqa: E402,F401
 from gradflow.events import clocks as _clocks  # noqa: E402,F401
 from gradflow.solvers import words as _problems  # noqa: E402,F401

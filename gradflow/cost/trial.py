@@ -24,7 +24,8 @@ from gradflow.cost.ledger import Ledger
 from gradflow.graph.graph import Region
 from gradflow.library.catalogue import DataSpec, catalogue
 from gradflow.network.ledger import Ledger as Sent
-from gradflow.plan.program import DataPlan, Periodic, Program, Update, WorldCall
+from gradflow.plan.program import DataPlan, Periodic, Program, Update
+from gradflow.procedures.acts import Hold, WorldCall
 from gradflow.runtime.batches import Batches, Path
 from gradflow.runtime.executor import Options, Run
 from gradflow.runtime.models import ModelRunner
@@ -114,6 +115,7 @@ class Shadow(Run):
         self.ledger.place = "making the models"
         with self.ledger.labelled("parameters"):
             plans = super()._prepare()
+        self.acts.blind = True
         for runner in self.store.runners.values():
             watch_runner(runner, self.ledger)
         phases = self.program.phases
@@ -144,7 +146,8 @@ class Shadow(Run):
 
     def _hold(self, action: Any) -> None:
         name = getattr(action, "name", "") or "held values"
-        with self._noted(f"draw of {name}" if hasattr(action, "call") else name, "draw"), self.ledger.labelled("held"):
+        name = f"draw of {name if getattr(action, 'name', '') else action.call.primitive}" if hasattr(action, "call") else name
+        with self._noted(name, "draw"), self.ledger.labelled("held"):
             super()._hold(action)
 
     def _cuts(self, plan: PhasePlan, group: Any) -> Iterator[Tensor | None]:
@@ -178,7 +181,7 @@ class ShadowStore(Store):
         super().__init__(device, real)
         self.ledger = ledger
 
-    def add_states(self, update: Update) -> None:
+    def add_states(self, update: Update | Hold) -> None:
         with self.ledger.labelled("states"):
             super().add_states(update)
 
@@ -243,8 +246,9 @@ class ShadowWorld(World):
         super().__init__(program, store, batches)
         self.ledger, self.notes = ledger, notes
 
-    def call(self, call: WorldCall, seed: int, tick: int) -> dict[str, Tensor]:
+    def call(self, call: WorldCall, seed: int, tick: int, given: Any = None, passes: Any = ()) -> dict[str, Tensor]:
         found = {}
+        self.texts.update({("world", call.id, name): [] for name, spec in call.fields.items() if spec.base == "text"})
         if call.models:
             self._note(f"what `{call.primitive}` holds and works while it runs is not counted, what it returns is")
         with self.ledger.labelled("held"):

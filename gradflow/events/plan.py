@@ -21,6 +21,7 @@ from typing import Any
 from gradflow.graph.graph import Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language.source import NOWHERE, Span
+from gradflow.procedures.acts import Act
 
 UNITS = ("time", "events")
 
@@ -88,7 +89,7 @@ def check_unit(unit: str, actions: Any, span: Span) -> None:
     """Flows whose nodes act at events are trained by time or by events, all others by other units. Raises Mistake."""
     from gradflow.language.diagnostics import mistake
 
-    changes = [action for action in actions if hasattr(action, "region") and hasattr(action, "span")]  # flows and assignments
+    changes = [action for action in actions if not isinstance(action, Act)]  # flows and assignments
     own = event_flows(changes)
     if unit in UNITS and changes and len(own) != len(changes):
         raise mistake(

@@ -17,15 +17,24 @@ from typing import Any
 
 MODULES = (
     "models",
+    "masked_models",
     "python_models",
     "transformers_models",
     "tabular_data",
     "synthetic_data",
     "text_tasks",
+    "traced_tasks",
     "tabular_policy",
     "decision_processes",
+    "records",
     "rollouts",
     "answer_pairs",
+    "demonstrations",
+    "tools",
+    "tool_tasks",
+    "agents",
+    "agent_tests",
+    "paths",
 )
 
 
@@ -39,7 +48,7 @@ class MissingExtra(Exception):
 
 @dataclass(frozen=True)
 class Primitive:
-    """`kind` is model (returns a ModelSpec), data (a DataSpec) or call (tensors and records, see `rollouts.py`)."""
+    """`kind` is model (returns a ModelSpec), data (a DataSpec), tool (a Tool, see `tools.py`) or call (tensors and records, see `rollouts.py`)."""
 
     name: str
     kind: str

@@ -156,6 +156,28 @@ class Transformer(CausalModel):
         return self.norm(x)
 
 
+class MaskedTransformer(Transformer):
+    """The same, looking both ways; the last word is the blank, which no place is said to hold."""
+
+    NEVER = -1e4
+
+    def __init__(self, words: int, layers: int, width: int, heads: int, length: int):
+        super().__init__(words, layers, width, heads, length, tied=False)
+        self.tokenizer = CharacterTokenizer(words - 1)
+
+    def forward(self, ids: Tensor, *_: Any) -> Any:
+        places = ids.shape[-1]
+        if places > self.position.num_embeddings:
+            raise ValueError(f"{places} places are more than the model's length, {self.position.num_embeddings}")
+        x = self.token(ids) + self.position.weight[:places]
+        visible = torch.ones(1, places, dtype=torch.bool, device=ids.device)
+        for block in self.blocks:
+            x, _ = block(x, visible, None)
+        logits = functional.linear(self.norm(x), self.head)
+        blank = torch.arange(logits.shape[-1], device=ids.device) == logits.shape[-1] - 1
+        return logits.masked_fill(blank, self.NEVER)
+
+
 def like_gpt(layers: int) -> Callable[[nn.Module, torch.Generator], None]:
     """GPT-2's initial values: normal(0.02); what writes into the residual stream divided by sqrt(2 layers)."""
     into_stream = 0.02 / math.sqrt(2 * layers)

@@ -27,6 +27,11 @@ def python_allowed(allowed: bool) -> Iterator[None]:
         _allowed.reset(token)
 
 
+def python_is_allowed() -> bool:
+    """Whether specs may name Python code here."""
+    return _allowed.get()
+
+
 def _module(where: str, seed: int) -> Any:
     """Imports `package.module:name` and calls it, with the seed of the run as torch's; it must return a torch.nn.Module."""
     import torch

@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.agent_tests import RESULT_TYPES as AGENT_TYPES
 from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
+from gradflow.library.paths import RESULT_TYPES as PATH_TYPES
+from gradflow.library.records import RESULT_TYPES as RECORD_TYPES
 from gradflow.library.sampling import Decoding, draws_of, generate, texts
 from gradflow.library.scoring import live_statistics
 from gradflow.library.text_tasks import Tasks
@@ -79,7 +82,7 @@ def sample(
     drawn = generate(policy, asked, owner, draws, how)
     answers = texts(drawn["action"], drawn["mask"], policy.tokenizer, marks)
     reward = tasks.verify(ids[owner], answers)
-    record = _record(drawn, pad_left(asked, policy.tokenizer.pad_id), owner, copies, reward)
+    record = record_of(drawn, pad_left(asked, policy.tokenizer.pad_id), ids, owner, copies, reward)
     record |= {"prompt_id": record["group"].new_tensor(ids), "text": answers}
     record["tokens_per_second"] = int(record["mask"].sum()) / (time.perf_counter() - began)
     return record
@@ -91,7 +94,8 @@ def ask(policy: Any, tasks: Tasks) -> tuple[list[list[int]], numpy.ndarray]:
     return [policy.tokenizer.encode(policy.tokenizer.chat(tasks.questions[row])) for row in rows], tasks.ids[rows]
 
 
-def _record(drawn: dict[str, Tensor], asked: Any, owner: numpy.ndarray, copies: numpy.ndarray, reward: numpy.ndarray) -> Record:
+def record_of(drawn: dict[str, Tensor], asked: Any, ids: Any, owner: numpy.ndarray, copies: numpy.ndarray, reward: numpy.ndarray) -> Record:
+    """The fields along `sample` of responses (action, mask, logp, entropy, finished) to padded prompts: whose, the how manieth, and their worth."""
     import torch
 
     device = drawn["mask"].device
@@ -109,6 +113,7 @@ def _record(drawn: dict[str, Tensor], asked: Any, owner: numpy.ndarray, copies: 
         "reward": torch.as_tensor(reward, dtype=drawn["logp"].dtype, device=device),
         "correct": torch.as_tensor(reward >= 1, device=device),
         "group": group,
+        "task": torch.as_tensor(ids, device=device)[group],
         "copy": torch.as_tensor(copies, device=device),
     }
     if "top_logits" in drawn:
@@ -121,7 +126,8 @@ def sample_fields(
 ) -> Mapping[str, FieldSpec]:
     """The record of `sample`. Sizes that are not plain numbers at compile time stay open; `options` do not matter to the type."""
     whole = tasks.fields[tasks.splits[0]]["question"].axes[0][1]
-    asked = _number(prompts) if prompts is not None else tasks.batch or whole
+    drawn = tasks.facts.get("drawn")  # rows that were chosen before: their number, -1 where it is open
+    asked = (drawn if drawn != -1 else None) if isinstance(drawn, int) else _number(prompts) if prompts is not None else tasks.batch or whole
     each = _number(group)
     size = asked * each if asked is not None and each is not None else None
     sample, prompt, token = ("sample", size), ("prompt", asked), ("token", _number(max_tokens))
@@ -138,6 +144,7 @@ def sample_fields(
         "reward": FieldSpec("real", (sample,)),
         "correct": FieldSpec("bool", (sample,)),
         "group": FieldSpec("int", (sample,), target=prompt),
+        "task": FieldSpec("int", (sample,), target=("task", sum(fields["question"].axes[0][1] or 0 for fields in tasks.fields.values()) or None)),
         "copy": FieldSpec("int", (sample,)),
         "prompt_id": FieldSpec("int", (prompt,)),
         "text": FieldSpec("text", (sample,)),
@@ -147,6 +154,13 @@ def sample_fields(
         top = ("top", _number(keep_top))
         fields["logits_old"] = FieldSpec("real", (sample, token, top), padded=True)
         fields["word"] = FieldSpec("int", (sample, token, top), target=word, padded=True)
+    return fields
+
+
+def given_fields(policy: ModelSpec, tasks: DataSpec, group: Any = 1, **options: Any) -> Mapping[str, FieldSpec]:
+    """The record of `demonstrations`: that of `sample`, of responses that nobody had to draw."""
+    fields = dict(sample_fields(policy, tasks, group, **options))
+    del fields["tokens_per_second"]
     return fields
 
 
@@ -227,4 +241,8 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "score": score_fields,
     "pass_at_1": pass_at_1_fields,
     "answer_pairs": answer_pairs_fields,
+    **AGENT_TYPES,
+    **PATH_TYPES,
+    **RECORD_TYPES,
+    "demonstrations": given_fields,
 }

@@ -1,8 +1,9 @@
-"""The tabular policy: independent logits for each place of each prompt, behind the interface of a language model.
+"""The smallest policies, behind the interface of a language model: independent logits for each place of each prompt, or logits that are linear
+in features of the prompt, so that prompts share what they learn.
 
-With it the combination lock runs through the same sampling and scoring as a transformer, in milliseconds.
+With them the combination lock runs through the same sampling and scoring as a transformer, in milliseconds.
 
-Axes: prompt, token (a place in the response), word (of the vocabulary); B rows.
+Axes: prompt, token (a place in the response), word (of the vocabulary), feature (of a prompt); B rows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gradflow.library.catalogue import LeafSpec, ModelSpec, primitive
+from gradflow.library.deferred import numpy, random
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +26,7 @@ class NumberTokenizer:
         self.size = size
 
     def encode(self, text: str) -> list[int]:
-        return [int(text)]
+        return [int(word) for word in text.split()]
 
     def decode(self, ids: Any) -> str:
         return " ".join(str(int(word)) for word in ids)
@@ -42,7 +44,11 @@ def table_policy(prompts: int = 64, length: int = 3, vocabulary: int = 8, decoy:
     """
 
     def build(seed: int) -> Any:
-        return _table_module(prompts, length, vocabulary, decoy)
+        import torch
+
+        start = torch.zeros(prompts, length, vocabulary)
+        start[..., 0] = decoy
+        return _table_module(length, vocabulary, start)
 
     return ModelSpec(
         "table_policy", (LeafSpec("theta", (prompts, length, vocabulary)),), build, inputs=(), outputs=(("token", length), ("word", vocabulary)),
@@ -50,7 +56,30 @@ def table_policy(prompts: int = 64, length: int = 3, vocabulary: int = 8, decoy:
     )  # fmt: skip
 
 
-def _table_module(prompts: int, length: int, vocabulary: int, decoy: float) -> Any:
+@primitive("model", prompts="int >= 1", length="int >= 1", vocabulary="int >= 2", features="int >= 1", spread="real >= 0", seed="int >= 0")
+def linear_policy(prompts: int = 256, length: int = 1, vocabulary: int = 2, features: int = 24, spread: float = 1.0, seed: int = 0) -> ModelSpec:
+    """Logits that are linear in features of the prompt: with two words and one place, a logistic bandit with shared weights.
+
+    The leaf theta[feature, token, word] starts normal with deviation `spread`; the features [prompt, feature], normal with variance
+    1 / features, are drawn from the parameter `seed` and never change. As `table_policy` otherwise, for `combination_lock`.
+    """
+
+    def build(run_seed: int) -> Any:
+        import torch
+
+        drawn = random.normal(random.key(seed, "linear_policy"), numpy.arange(prompts * features)).reshape(prompts, features) / features**0.5
+        start = random.normal(random.key(run_seed, "theta"), numpy.arange(features * length * vocabulary)).reshape(features, length, vocabulary)
+        return _table_module(length, vocabulary, torch.as_tensor(spread * start), torch.as_tensor(drawn))
+
+    return ModelSpec(
+        "linear_policy", (LeafSpec("theta", (features, length, vocabulary)),), build, inputs=(),
+        outputs=(("token", length), ("word", vocabulary)), index_input=True, methods=("sample", "score"),
+        facts={"prompts": prompts, "length": length, "vocabulary": vocabulary}, flops_per_row=2.0 * features * length * vocabulary,
+    )  # fmt: skip
+
+
+def _table_module(length: int, vocabulary: int, start: Tensor, features: Tensor | None = None) -> Any:
+    """`start`: theta [prompt, token, word], or [feature, token, word] with the features [prompt, feature]."""
     import torch
 
     class TablePolicy(torch.nn.Module):
@@ -59,24 +88,28 @@ def _table_module(prompts: int, length: int, vocabulary: int, decoy: float) -> A
 
         def __init__(self) -> None:
             super().__init__()
-            self.theta = torch.nn.Parameter(torch.zeros(prompts, length, vocabulary))
-            with torch.no_grad():
-                self.theta[..., 0] = decoy
+            self.theta = torch.nn.Parameter(start.to(torch.get_default_dtype()))
+            self.register_buffer("features", None if features is None else features.to(torch.get_default_dtype()), persistent=False)
 
         @property
         def head(self) -> Tensor:
             return torch.eye(vocabulary, dtype=self.theta.dtype, device=self.theta.device)
 
+        def table(self, numbers: Tensor) -> Tensor:
+            """Logits [.., token, word] of prompts [..]."""
+            return self.theta[numbers] if self.features is None else torch.tensordot(self.features[numbers], self.theta, dims=1)
+
         def forward(self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False) -> Any:
-            return self.theta[ids] if cache is None else self.step(ids, cache, attention_mask, last)
+            return self.table(ids) if cache is None else self.step(ids, cache, attention_mask, last)
 
         def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-            return self.theta[ids[:, 0], : ids.shape[1]]
+            return self.table(ids[:, 0])[:, : ids.shape[1]]
 
         logits = hidden
 
         def step(self, ids: Tensor, cache: Any = (), attention_mask: Tensor | None = None, last: bool = False) -> Any:
             number, place = cache[0] if cache else (ids[:, 0], torch.zeros_like(ids[:, 0]))
-            return self.theta[number, place][:, None], ((number, place + 1),)
+            row = torch.arange(len(number), device=number.device)
+            return self.table(number)[row, place][:, None], ((number, place + 1),)
 
     return TablePolicy()

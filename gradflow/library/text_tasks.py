@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -27,7 +27,7 @@ class Tasks:
     """One split of a task set at run time.
 
     `questions`, `answers`: one text a prompt; `ids`: int64 [prompt]; `rows`: int64, the prompts that this tick uses, or None where `sample`
-    shall draw them; `batch`: how many it then draws (None: all).
+    shall draw them; `batch`: how many it then draws (None: all); `fields`: all columns of the split by name.
     """
 
     questions: tuple[str, ...]
@@ -36,6 +36,7 @@ class Tasks:
     verify: Verifier
     batch: int | None = None
     rows: numpy.ndarray | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: DataSpec, split: str = "train") -> Tasks:
@@ -43,10 +44,15 @@ class Tasks:
         if spec.verify is None:
             raise ValueError(f"`{spec.name}` has no verifier: its rows are no tasks")
         loaded = spec.load()[split]
-        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch)
+        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch, None, loaded)
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    def columns(self, rows: Any) -> dict[str, Any]:
+        """The fields of some rows: texts as lists."""
+        found = {n: x for n, x in self.fields.items() if n != "id"}
+        return {n: numpy.asarray(x)[rows] if not isinstance(x[0], str) else [x[row] for row in rows] for n, x in found.items() if len(x)}
 
     def draw(self, seed: int, visit: int, prompts: int | None = None) -> Tasks:
         """The prompts of a tick: a stretch of a random order of all, a new order each epoch, none twice in an epoch.
@@ -261,5 +267,5 @@ def combination_lock(prompts: int = 64, length: int = 3, vocabulary: int = 8, se
 
     sizes = {"train": prompts, "test": prompts}
     spec = task_spec("combination_lock", sizes, load, exact_match(answers), batch, prompts=prompts, length=length, vocabulary=vocabulary)
-    field = FieldSpec("int", (("prompt", prompts), ("token", length)), target=("word", vocabulary))
-    return replace(spec, fields={name: {**fields, "code": field} for name, fields in spec.fields.items()})
+    code = FieldSpec("int", (("prompt", prompts), ("token", length)), target=("word", vocabulary))
+    return replace(spec, fields={name: {**fields, "code": code} for name, fields in spec.fields.items()})

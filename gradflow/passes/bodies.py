@@ -18,6 +18,7 @@ from gradflow.passes.calls import bind_parameters, declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion
+from gradflow.procedures.acting import does_act, misplaced_choice
 
 MOST_PASSES = 1000
 
@@ -179,6 +180,11 @@ class Body:
 
         check_given(self.e, statement, scope)
 
+    def do_state(self, statement: s.State, scope: Scope) -> None:
+        from gradflow.procedures.states import declare
+
+        declare(self, statement, scope)
+
     # ---- when
 
     def do_when(self, statement: s.When, scope: Scope) -> None:
@@ -187,6 +193,8 @@ class Body:
             if condition:
                 self.run(statement.body, scope)
             return
+        if self.e.keeping is not None and does_act(statement.body, scope):
+            raise misplaced_choice(statement)
         before = self.snapshot(scope)
         inner = scope.child()
         self.guarded(condition, statement, inner)
@@ -223,8 +231,14 @@ class Body:
     # ---- repeat
 
     def do_repeat(self, statement: s.Repeat, scope: Scope) -> None:
-        if statement.until is not None or statement.axis is None:
-            raise unbuilt(head(statement.span, "repeat"), "`repeat .. until` cannot run yet", "give a number of passes: `repeat pass: 10 { .. }`")
+        if self.e.keeping is not None and does_act(statement.body, scope):
+            from gradflow.procedures.loops import acting_loop
+
+            acting_loop(self, statement, scope)
+            return
+        if statement.axis is None:
+            fix = "say how many there are at most: `repeat pass: 100 with .. until .. { .. }`"
+            raise unbuilt(head(statement.span, "repeat"), "a loop without a number of passes cannot run yet", fix)
         inner = scope.child()
         for start in statement.values:
             inner.names[start.name] = self.e.evaluate(start.value, scope)
@@ -243,7 +257,11 @@ class Body:
                     why="every pass becomes a piece of the program",
                     fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
                 )  # fmt: skip
-            self.unroll(statement, inner, scope, name, count)
+            if statement.until is not None:
+                self.scan(statement, inner, scope, name, count)
+                scope.axes[name] = Axis(name, count)
+            else:
+                self.unroll(statement, inner, scope, name, count)
         elif name in scope.axes:
             self.scan(statement, inner, scope, name)
         else:
@@ -270,10 +288,10 @@ class Body:
                 scope.names[bound] = self.e.ops.stack(values[::-1] if statement.backward else values, name)
         scope.axes[name] = Axis(name, count)
 
-    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str) -> None:
-        from gradflow.passes.loops import scan
+    def scan(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str, count: int | None = None) -> None:
+        from gradflow.loops.scan import scan
 
-        scan(self, statement, inner, scope, name)
+        scan(self, statement, inner, scope, name, count)
 
 
 # ---- functions and objectives
@@ -293,8 +311,7 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     objective = definition.kind == "objective"
     body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
     lookup = e.records[-1] if e.records else {}
-    own: dict[str, Any] = {}
-    e.records.append({**lookup, **own})
+    e.records.append({**lookup, **({**supplied.get("#record", {}), **supplied} if objective else {})})  # function values take more than it declares
     try:
         for statement in function.inputs:
             bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)

@@ -237,6 +237,10 @@ def _takes(definition: s.Definition) -> str:
 
 def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
     """A stage, topology, pipeline (or alias of one) with its arguments. Every topology also takes `weights: ..`, a function of the graph."""
+    if definition.kind in STAGE_DEFINITIONS and any(isinstance(one, s.Input) for one in definition.body or ()):
+        from gradflow.gradients.joints import joint
+
+        return joint(e, definition, home, args, scope, span)
     weights = None
     if definition.kind == "topology" and all(param.name != "weights" for param in definition.params):
         weights = next((arg for arg in args if arg.name == "weights"), None)
@@ -336,10 +340,16 @@ def _split_arguments(
     given: dict[str, Any] = {}
     supplied: dict[str, Any] = {}
     records: list[v.Record] = []
+    wholes = {name for one in function.inputs for name in one.names if one.type.options[0].base in ("data", "record")}  # taken as they are
     place = 0
     for arg in node.args:
         if arg.name is None:
             value = _input_value(e, arg, scope)
+            while place < len(inputs) and inputs[place] in supplied:
+                place += 1
+            if isinstance(value, v.Data | v.Record) and place < len(inputs) and inputs[place] in wholes:
+                supplied[inputs[place]] = value
+                continue
             if isinstance(value, v.Data):
                 from gradflow.passes.models import data_record
 
@@ -347,8 +357,6 @@ def _split_arguments(
             if isinstance(value, v.Record) and value.value is None:
                 records.append(value)
                 continue
-            while place < len(inputs) and inputs[place] in supplied:
-                place += 1
             if place >= len(inputs):
                 raise mistake(
                     "E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", label="one too many",
@@ -365,6 +373,7 @@ def _split_arguments(
         elif not lenient:
             raise unknown_parameter(function.definition, arg, [*params, *inputs])
     for record in records:
+        supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
         for name in inputs:
             if name in record.fields and name not in supplied:
                 supplied[name] = record.fields[name]
@@ -430,7 +439,7 @@ def _axes_of_bound(definition: s.Definition, bound: dict[str, Any]) -> dict[str,
 def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[str, Any]:
     """What stands behind the dot. Values may be callables: made only when asked for."""
     if isinstance(value, v.Record):
-        return dict(value.fields)
+        return {**value.fields, **value.texts}
     if isinstance(value, v.StageCall):
         return value.fields
     if isinstance(value, v.Data):

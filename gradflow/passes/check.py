@@ -224,6 +224,7 @@ def _look(value: Node, point: Node | None, fresh: int) -> Node:
 
 def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
     """Runs a stage over one leaf that its pattern fits, with a gradient from nowhere and an end that takes whatever comes."""
+    from gradflow.gradients.joints import with_stand_ins
     from gradflow.privacy.stages import stand_in
 
     pattern = definition.pattern
@@ -232,6 +233,7 @@ def check_stage(e: Elaborator, value: Any, definition: s.Definition) -> None:
     flow = Flow("check", _ring(e) if definition.kind == "exchange" else None)
     lifted = (Axis("node", NODES),) if definition.kind == "exchange" else ()
     axis = Axis("param", leaf.size)
+    value = with_stand_ins(e, value, axis)
 
     def at(point: Node | None, fresh: int) -> Node:
         return e.ops.source(Type("real", (*lifted, axis)), "input", "grad", *(["elsewhere"] if point is not None else []))

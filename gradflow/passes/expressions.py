@@ -72,11 +72,15 @@ class Elaborator:
         self.constants: dict[str, Any] = {}
         self.place: str | None = None
         self.loops: tuple[int, ...] = ()
+        self.passes: list[Any] = []  # of the loops around the place that is being read, the innermost last
         self.formulas: dict[int, Node] = {}
-        self.world: list[Any] | None = None
+        self.world: list[Any] | None = None  # what acts: calls and loops, in their order (see gradflow/procedures)
+        self.calls, self.calling = 0, ""
+        self.keeping: Any = None  # what the `~` that is being read keeps from unit to unit
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
         self.sealed: set[int] = set()  # ids of values of black boxes
+        self.gradients: Any = None  # the head of a flow that is evaluated, where gradients combine: see gradflow/gradients
 
     # ---- diagnostics and context
 
@@ -135,6 +139,15 @@ class Elaborator:
             yield
         finally:
             self.loops = before
+
+    @contextmanager
+    def passing(self, one: Any) -> Any:
+        """Inside of a pass of a loop: draws belong to it."""
+        self.passes.append(one)
+        try:
+            yield
+        finally:
+            self.passes.pop()
 
     def remember(self, node: Node) -> None:
         """A formula of an objective or a pipeline: taken once per rollout if nothing live is in it."""
@@ -310,7 +323,7 @@ class Elaborator:
     def _chain(self, node: s.Chain, scope: Scope) -> Any:
         from gradflow.passes.stages import chain_value
 
-        return chain_value(self, node, scope)
+        return chain_value(self, node, scope) if self.gradients is None else self.gradients.chain_of(node, scope)
 
     def _guarded(self, node: s.Guarded, scope: Scope) -> Any:
         from gradflow.passes.stages import stage_value

@@ -349,4 +349,6 @@ def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) ->
             why="a flow is an objective, then an estimator, projections, an exchange and an update",
             fix="`flow net: loss -> backprop -> sgd(lr: 0.1)`",
         )  # fmt: skip
-    return replace(FlowElaborator(e, name, parts, chain, topology, scope, statement.span).run(), spread=spread)
+    from gradflow.gradients.flow import elaborator_of
+
+    return replace(elaborator_of(e, chain[0])(e, name, parts, chain, topology, scope, statement.span).run(), spread=spread)

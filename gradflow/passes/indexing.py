@@ -13,12 +13,15 @@ from gradflow.passes import values as v
 from gradflow.passes.expressions import NUMBERS, Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.procedures.acting import rows_where
 
 
 def index_value(e: Elaborator, node: s.Index, scope: Scope) -> Any:
     value = e.evaluate(node.value, scope)
     if isinstance(value, tuple | list):
         return _of_tuple(e, node, scope, value)
+    if isinstance(value, v.Record) and value.value is None:
+        return rows_where(e, value, node, scope)
     for arg in node.args:
         value = _one(e, e.tensor(value, node.value), arg, scope)
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from gradflow.builtins.tool_values import tool_tree, tool_value
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
@@ -14,7 +15,6 @@ from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
-from gradflow.plan.program import WorldCall
 
 
 def field_type(spec: FieldSpec) -> Type:
@@ -142,19 +142,23 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
             fix=f"at the level of the pipeline: `{'model net' if primitive.kind == 'model' else 'data train, test'} = {name}(..)`",
         )  # fmt: skip
     arguments = bind_primitive(e, name, node, scope)
+    if primitive.kind == "tool":
+        return tool_value(name, arguments, node.span)
     from gradflow.library.rollouts import RESULT_TYPES
+    from gradflow.procedures.acting import calling, declared, world_call
 
-    specs = {k: (x.spec if isinstance(x, v.Model | v.Data) else x) for k, x in arguments.items()}
     if name == "score":
         return _score(e, node, arguments)
-    fields = RESULT_TYPES[name](**specs)
-    return world_call(e, name, node, arguments, fields, scope.frame is not None)
+    with calling(e, name):
+        fields = RESULT_TYPES[name](**{k: declared(x) for k, x in arguments.items()})
+        return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
 def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict[str, Any]:
     """Arguments of a primitive by parameter name, in the order of its Python signature, checked against its domains."""
     from gradflow.passes.parameters import argument
     from gradflow.passes.primitives import parameters_of
+    from gradflow.procedures.acting import Batch
 
     primitive = catalogue()[name]
     params = parameters_of(primitive)
@@ -189,10 +193,10 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
             )  # fmt: skip
         if key in bound:
             raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
-        value = argument(e, params[key].param, arg.value, scope)
         type_ = params[key].param.type
         wanted = [option.base for option in type_.options] if type_ is not None else []
-        if "model" in wanted and not isinstance(value, v.Model) and value is not v.NONE or "data" in wanted and not isinstance(value, v.Data):
+        value = argument(e, params[key].param, tool_tree(arg.value) if "tools" in wanted else arg.value, scope)
+        if "model" in wanted and not isinstance(value, v.Model) and value is not v.NONE or "data" in wanted and not isinstance(value, v.Data | Batch):
             what = "model" if "model" in wanted else "data set"
             raise mistake(
                 "E0402", arg.value.span, f"`{key}` cannot be {v.kind_name(value)}", label=f"a {what} is needed",
@@ -212,28 +216,6 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
     if variadic is not None:
         bound[variadic] = tuple(rest)
     return bound
-
-
-def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], fields: Any, in_a_stage: bool) -> Any:
-    """A call that acts on the world: the runtime makes it before the region that reads its result."""
-    if e.world is None or in_a_stage:
-        raise mistake(
-            "E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline",
-            why="a stage works on what flows through it, any number of times in a step",
-            fix=f"draw it in the pipeline, `x ~ {name}(..)`, and pass it on",
-        )  # fmt: skip
-    scalar = isinstance(fields, FieldSpec)
-    table = {"value": fields} if scalar else dict(fields)
-    key = f"{name}{len(e.world)}"
-    call = WorldCall(
-        key, name, {k: x.name for k, x in arguments.items() if isinstance(x, v.Model)},
-        {k: (x.name, x.split if x.split != "*" else x.spec.splits[0]) for k, x in arguments.items() if isinstance(x, v.Data)},
-        {k: x for k, x in arguments.items() if not isinstance(x, v.Model | v.Data)}, table, scalar, node.span,
-    )  # fmt: skip
-    e.world.append(call)
-    if scalar:
-        return e.ops.source(field_type(fields), "world", key, "value")
-    return v.Record({n: e.ops.source(field_type(f), "world", key, n) for n, f in table.items() if f.base != "text"}, name)
 
 
 def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:

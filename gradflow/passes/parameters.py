@@ -105,7 +105,7 @@ def _misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope, whole: s
             return ""
         return "" if value in words_of(whole) and base == value else "a word that it does not know"
     if base == "text":
-        return "a text in quotes is needed"
+        return "" if isinstance(value, Node) and value.type.base == "text" else "a text in quotes is needed"
     if base in KINDS:
         return "" if _of_kind(base, value) else f"{KIND_WORDS.get(base, f'a {base}')} is needed"
     if base is not None and base not in BASES:

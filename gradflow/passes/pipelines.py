@@ -27,6 +27,8 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.standalone import without_idle_states
 from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.plan import program as p
+from gradflow.procedures.acting import actions_of
+from gradflow.procedures.states import Keeping
 from gradflow.topologies.facts import facts as topology_facts
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
@@ -310,19 +312,12 @@ class PipelineElaborator:
         name = statement.targets[0].name
         self.fresh_name(name, scope, statement.span)
         before = len(self.e.world or [])
-        value = drawn(self.e, statement, scope)
-        calls = (self.e.world or [])[before:]
-        if isinstance(value, v.Record):
-            fields = {n: self.held(name, n, x) for n, x in value.fields.items()}
-            scope.names[name] = v.Record(fields, name)
-            computed = [(n, x) for n, x in value.fields.items() if not (x.op == "source" and x["kind"] == "world" and x["path"][-1] == n)]
-            if computed:  # the others are held as they were drawn
-                self.e.constants[f"hold {name}"] = Region(tuple((f"held/{name}/{n}", x) for n, x in computed))
-        else:
-            node = self.e.ops.constant(self.e.tensor(value))
-            scope.names[name] = self.held(name, "value", node)
-            self.e.constants[f"hold {name}"] = Region(((f"held/{name}/value", node),))
-        self.e.constants[f"draw {name}"] = tuple(calls)
+        self.e.keeping = Keeping(self.e, f"~{name}")
+        try:
+            value = drawn(self.e, statement, scope)
+            scope.names[name], self.e.constants[f"draw {name}"] = actions_of(self.e, name, value, (self.e.world or [])[before:], self.held)
+        finally:
+            self.e.keeping = None
 
     def held(self, name: str, field_name: str, node: Node) -> Node:
         """What was drawn, as flows read it: how many samples they see is open where a `train` cuts them into minibatches."""
@@ -348,9 +343,7 @@ class PipelineElaborator:
         assert isinstance(statement, s.Bind)
         name = statement.targets[0].name
         if statement.op == "~":
-            calls = self.e.constants.get(f"draw {name}", ())
-            hold = self.e.constants.get(f"hold {name}")
-            return [*[p.Draw(name, call) for call in calls], *([p.Hold(hold)] if hold is not None else [])]
+            return list(self.e.constants.get(f"draw {name}", ()))
         found, model = scope.local(name)
         if not found or not isinstance(model, v.Model):
             known = [n for n in scope.locals() if isinstance(scope.local(n)[1], v.Model)]

@@ -150,9 +150,11 @@ def constant_upstream(value: Node, why: str) -> Upstream:
 
 def chain_value(e: Elaborator, node: s.Chain, scope: Scope) -> v.ChainOf:
     """`objective -> estimator -> .. -> update`: the head stays live, the stages are bound now."""
+    from gradflow.gradients.joints import takes_gradients
+
     stages: list[Any] = []
     for place, tree in enumerate(node.stages):
-        if place == 0 and not is_stage(e, tree, scope):
+        if place == 0 and (takes_gradients(tree, scope) or not is_stage(e, tree, scope)):
             stages.append(v.Live(tree, scope))
             continue
         stages.append(stage_value(e, tree, scope))

@@ -77,11 +77,15 @@ class Builtin:
 
 @dataclass(frozen=True)
 class Record:
-    """Named values: what an objective takes, what a function returns as (a: .., b: ..). `value` is what it is worth in arithmetic."""
+    """Named values: what an objective takes, what a function returns as (a: .., b: ..). `value` is what it is worth in arithmetic.
+
+    `texts` are fields that only calls of primitives can read.
+    """
 
     fields: Mapping[str, Any]
     name: str = "record"
     value: Node | float | None = None
+    texts: Mapping[str, Node] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 from gradflow.graph.graph import Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language.source import NOWHERE, Span
-from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, ModelSpec
+from gradflow.library.catalogue import DataSpec, LeafSpec, ModelSpec
+from gradflow.procedures.acts import Act, WorldCall
 
 PACKED = (1, 2, 4, 8)  # bits that a byte divides into
 
@@ -108,35 +109,6 @@ class StatePlan:
 
 
 @dataclass(frozen=True)
-class WorldCall:
-    """A call of a library primitive that acts on the world (draws samples, measures accuracy): `models` and `data` by parameter name."""
-
-    id: str
-    primitive: str
-    models: Mapping[str, str]
-    data: Mapping[str, tuple[str, str]]
-    options: Mapping[str, Any]
-    fields: Mapping[str, FieldSpec]
-    scalar: bool = False
-    span: Span = NOWHERE
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Done at the head of a unit: fills held/NAME."""
-
-    name: str
-    call: WorldCall
-
-
-@dataclass(frozen=True)
-class Hold:
-    """A region whose results are held for the rest of the unit."""
-
-    region: Region
-
-
-@dataclass(frozen=True)
 class Update:
     """One flow. `rollout` is what is taken once per unit, before mini-batches; `region` runs for every mini-batch. `spread`: what `over devices(..)`
     shards (none | parameters); empty where each process does all of it.
@@ -165,7 +137,7 @@ class Assign:
     span: Span = NOWHERE
 
 
-Action = Draw | Hold | Update | Assign
+Action = Act | Update | Assign
 
 
 def asked_for(fact: Any) -> Any:

@@ -21,6 +21,8 @@ from gradflow.plan import program as p
 from gradflow.plan import schema as d
 from gradflow.plan.header import ArtifactError
 from gradflow.plan.schema import Described
+from gradflow.procedures import acts
+from gradflow.procedures import documents as procedures
 from gradflow.schedules import plan as schedules
 
 MOST_LOOPS = 1000
@@ -210,14 +212,12 @@ class Reader:
         return p.Phase(doc.count, doc.unit, dict(doc.settings), actions, periodic, self.span(doc.span), final)
 
     def _periodic(self, doc: d.PeriodicDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Periodic:
-        calls = tuple(self._call(one, models, data) for one in doc.calls)
+        calls = tuple(self.call(one, models, data) for one in doc.calls)
         return p.Periodic(doc.count, doc.unit, self.outer(doc.region), calls, doc.checkpoint, self.span(doc.span))
 
     def _action(self, doc: Any, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.Action:
-        if isinstance(doc, d.DrawDoc):
-            return p.Draw(doc.name, self._call(doc.call, models, data))
-        if isinstance(doc, d.HoldDoc):
-            return p.Hold(self.outer(doc.region))
+        if isinstance(doc, d.DrawDoc | d.HoldDoc | d.LoopDoc):
+            return procedures.undocumented(doc, self, models, data)
         if isinstance(doc, d.AssignDoc):
             _known(doc.model, models)
             return p.Assign(doc.model, self.outer(doc.region, f"param/{doc.model}"), self.span(doc.span))
@@ -242,7 +242,7 @@ class Reader:
         found = dict(self.outer(doc.region, "adjacency").results)
         return Topology(doc.name, doc.nodes, found["adjacency"], found.get("weights"), doc.directed, {}, doc.constant)
 
-    def _call(self, doc: d.CallDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> p.WorldCall:
+    def call(self, doc: d.CallDoc, models: Mapping[str, Any], data: Mapping[str, Any]) -> acts.WorldCall:
         found = catalogue().get(doc.primitive)
         if found is None or found.kind != "call":
             raise ArtifactError(f"there is no library call `{doc.primitive}`")
@@ -256,7 +256,9 @@ class Reader:
         if unknown:
             raise ArtifactError(f"`{doc.primitive}` has no parameter `{min(unknown)}`")
         fields = {k: FieldSpec(f.base, f.axes, f.target, f.padded, f.live) for k, f in doc.fields.items()}
-        return p.WorldCall(doc.id, doc.primitive, dict(doc.models), dict(doc.data), dict(doc.options), fields, doc.scalar, self.span(doc.span))
+        inputs, texts = procedures.inputs_of(doc, self)
+        known = dict(doc.models), dict(doc.data), dict(doc.options)
+        return acts.WorldCall(doc.id, doc.primitive, *known, fields, doc.scalar, self.span(doc.span), inputs, texts)
 
 
 def _pick(table: Any, index: int, what: str) -> Any:

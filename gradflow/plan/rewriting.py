@@ -14,12 +14,14 @@ from gradflow.graph.graph import Graph, Node, Region
 from gradflow.graph.operations import Operations
 from gradflow.graph.spec import verify
 from gradflow.passes.simplify import simplify
-from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update
+from gradflow.plan.program import Assign, ModelPlan, Periodic, Phase, Program, Update
+from gradflow.procedures.acts import Act, Draw, Hold, Loop, acts_in, regions_in, with_regions
 from gradflow.schedules.plan import rewritten_schedule
 
 Pass = Callable[[Operations, Region, "list[Any] | None"], Region]
 Rewrite = Callable[[Region], Region]
 
+WORDS = {Draw: "what goes into a call", Hold: "held values", Loop: "what a loop carries"}
 PASSES: tuple[tuple[str, Pass], ...] = (("simplify", simplify),)
 
 
@@ -58,7 +60,7 @@ def rewritten(program: Program, rewrite: Rewrite) -> Program:
     def action(one: Any) -> Any:
         if isinstance(one, Update):
             return replace(one, region=rewrite(one.region), rollout=optional(one.rollout), events=rewritten_events(one.events, rewrite))
-        return replace(one, region=rewrite(one.region)) if isinstance(one, Hold | Assign) else one
+        return with_regions(one, rewrite) if isinstance(one, Act) else replace(one, region=rewrite(one.region))
 
     def periodic(one: Periodic) -> Periodic:
         return replace(one, region=rewrite(one.region))
@@ -86,8 +88,10 @@ def regions(program: Program) -> Iterator[tuple[str, Region]]:
                     yield f"once a unit for {action.flow}{place}", action.rollout
                 yield f"flow {', '.join(action.models)} ({action.flow}){place}", action.region
                 yield from action.events.regions() if action.events is not None else ()
-            elif not isinstance(action, Draw):
-                yield f"{f'assignment of {action.model}' if isinstance(action, Assign) else 'held values'}{place}", action.region
+            elif isinstance(action, Assign):
+                yield f"assignment of {action.model}{place}", action.region
+            else:
+                yield from ((f"{WORDS[type(act)]}{place}", region) for act in acts_in([action]) for region in regions_in(act))
         for one in phase.periodic:
             yield f"report every {one.count} {one.unit}{place}", one.region
         if phase.final is not None:

@@ -47,6 +47,7 @@ Index = Annotated[int, Field(ge=0, le=2**31)]
 Size = Annotated[int, Field(ge=0, le=2**48)]
 Number = Annotated[float | int, AfterValidator(_plain)]
 AxisDoc = tuple[str, Size | None]
+Text = tuple[tuple[str, ...], tuple[str, ...]]  # its axes, and the path of its source
 Axes = Annotated[tuple[AxisDoc, ...], Field(max_length=MOST_AXES)]
 
 
@@ -138,6 +139,8 @@ class CallDoc(Doc):
     fields: dict[str, FieldDoc]
     scalar: bool
     span: Index
+    inputs: RegionDoc | None = None
+    texts: dict[str, Text] = {}
 
 
 class StateDoc(Doc):
@@ -194,6 +197,25 @@ class DrawDoc(Doc):
 class HoldDoc(Doc):
     kind: Literal["hold"]
     region: RegionDoc
+    texts: dict[str, Text] = {}
+    states: tuple[StateDoc, ...] = ()
+    flow: str = ""
+    span: Index | None = None
+
+
+class LoopDoc(Doc):
+    """`texts`: how carried texts start (None: there are none yet) and go on; `empty`: types of what starts without entries."""
+
+    kind: Literal["loop"]
+    id: str
+    count: Annotated[int, Field(ge=1, le=4096)]
+    actions: tuple[Annotated[DrawDoc | LoopDoc, Field(discriminator="kind")], ...]
+    start: RegionDoc
+    next: RegionDoc
+    until: RegionDoc | None
+    texts: dict[str, tuple[Text | None, Text]]
+    empty: dict[str, Index]
+    span: Index
 
 
 class AssignDoc(Doc):
@@ -241,7 +263,7 @@ class UpdateDoc(Doc):
     spread: Literal["", "none", "parameters"] = ""
 
 
-ActionDoc = Annotated[DrawDoc | HoldDoc | AssignDoc | UpdateDoc, Field(discriminator="kind")]
+ActionDoc = Annotated[DrawDoc | HoldDoc | LoopDoc | AssignDoc | UpdateDoc, Field(discriminator="kind")]
 
 
 class PeriodicDoc(Doc):

@@ -17,6 +17,8 @@ from gradflow.library.catalogue import FieldSpec
 from gradflow.plan import program as p
 from gradflow.plan.header import ArtifactError
 from gradflow.plan.schema import Described
+from gradflow.procedures import acts
+from gradflow.procedures import documents as procedures
 from gradflow.schedules import plan as schedules
 
 
@@ -165,10 +167,8 @@ class Writer:
         }  # fmt: skip
 
     def action(self, action: p.Action) -> dict[str, Any]:
-        if isinstance(action, p.Draw):
-            return {"kind": "draw", "name": action.name, "call": self.call(action.call)}
-        if isinstance(action, p.Hold):
-            return {"kind": "hold", "region": self.region(action.region)}
+        if isinstance(action, acts.Act):
+            return procedures.document(action, self)
         if isinstance(action, p.Assign):
             return {"kind": "assign", "model": action.model, "region": self.region(action.region), "span": self.span(action.span)}
         return self.update(action)
@@ -203,11 +203,11 @@ class Writer:
             "checkpoint": one.checkpoint, "span": self.span(one.span),
         }  # fmt: skip
 
-    def call(self, call: p.WorldCall) -> dict[str, Any]:
+    def call(self, call: acts.WorldCall) -> dict[str, Any]:
         return {
             "id": call.id, "primitive": call.primitive, "models": dict(call.models), "data": {k: tuple(x) for k, x in call.data.items()},
             "options": _table(call.options, f"the call of `{call.primitive}`"), "fields": {k: _field(x) for k, x in call.fields.items()},
-            "scalar": call.scalar, "span": self.span(call.span),
+            "scalar": call.scalar, "span": self.span(call.span), **procedures.call_inputs(call, self),
         }  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from gradflow.graph.graph import Node, Region
 from gradflow.language.source import NOWHERE, Span
-from gradflow.plan.program import Assign, Draw, Hold, Periodic, Program, Update
+from gradflow.plan.program import Assign, Periodic, Program, Update
 from gradflow.privacy.mechanisms import is_release, mechanism_of
+from gradflow.procedures.acts import Act, Draw, acts_in, regions_in
 
 SIZES = ("axis_size", "range")  # what is read of their operands is a size
 SHOWN = 6  # places of a path that are shown
@@ -84,18 +85,25 @@ def leaks(program: Program, private: Private) -> Iterator[Leak]:
             yield from out_of(model.start, private, f"the start of `{model.name}`", model.span)
     for phase in program.phases:
         for action in phase.actions:
-            if isinstance(action, Draw):
-                if any(private.data.get(name) == split for name, split in action.call.data.values()):
-                    private.sources |= {("held", action.name), ("world", action.call.id)}
-            elif isinstance(action, Hold):
-                found = private.below(action.region, False)
-                private.sources |= {tuple(name.split("/")) for name, node in action.region.results if node.id in found}
+            if isinstance(action, Act):
+                for act in acts_in([action]):
+                    of_act(act, private)
             elif isinstance(action, Assign):
                 yield from out_of(action.region, private, f"`{action.model}`", action.span)
             else:
                 yield from of_update(action, private)
         for block in (*phase.periodic, *((phase.final,) if phase.final is not None else ())):
             yield from of_report(block, private)
+
+
+def of_act(act: Act, private: Private) -> None:
+    """What a call or a loop gives is as private as what goes into it; what a function keeps is what checkpoints keep of it."""
+    found = [(region, private.below(region, False)) for region in regions_in(act)]
+    private.sources |= {tuple(name.split("/")) for region, below in found for name, node in region.results if node.id in below}
+    if isinstance(act, Draw):
+        given = any(below for _, below in found)
+        if given or any(private.data.get(name) == split for name, split in act.call.data.values()):
+            private.sources |= {("held", act.name), ("world", act.call.id)}
 
 
 def of_update(action: Update, private: Private) -> Iterator[Leak]:

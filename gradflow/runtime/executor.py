@@ -29,13 +29,16 @@ from gradflow.library.catalogue import MissingExtra
 from gradflow.network.counting import counted
 from gradflow.network.ledger import sending_of
 from gradflow.placement.programs import sparse
-from gradflow.plan.program import Assign, Draw, Hold, ModelPlan, Periodic, Program, Update
+from gradflow.plan.program import Assign, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.privacy.guard import Guard, guard_of
+from gradflow.procedures.acts import Act
+from gradflow.procedures.running import Carrier
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import Checkpoint, place_of, write_checkpoint
 from gradflow.runtime.clocks import Clocks
+from gradflow.runtime.cuts import grouping, pieces
 from gradflow.runtime.devices import deterministic, dropout_of, pick_device, seeded
 from gradflow.runtime.events import (
     METRICS,
@@ -61,7 +64,7 @@ from gradflow.runtime.snapshots import parts_of, put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
-from gradflow.schedules.rows import attach, shuffled_groups
+from gradflow.schedules.rows import attach
 
 
 def execute(program: Program, options: Options = PLAIN, listener: Callable[[Event], None] | None = None, **more: Any) -> Iterator[Event]:
@@ -190,6 +193,7 @@ class Run:
         self.ranks.refuse(self.program, self.store.runners)
         self._dropping = any(dropout_of(part) for runner in self.store.runners.values() for part in runner.module.modules())
         plans = [plan_phase(i, phase, self.options.steps, self.batches) for i, phase in enumerate(self.program.phases)]
+        self.acts = Carrier(self.world, self.store, self.clocks, self.held, self._run)
         self.units = sum(plan.count for plan in plans)
         self.clocks.plan((plan.phase, plan.count * plan.updates) for plan in plans)
         self.guard = guard_of(self.original, self.clocks.planned)
@@ -228,8 +232,8 @@ class Run:
             runner.micro = self.options.micro or plan.phase.settings.get("micro")
             if self._dropping and (runner.micro or 1) > 1:
                 raise RunFailed("dropout cannot be cut into micro-batches: every pass over a piece would drop others", plan.phase.span)
-        for update in plan.flows:
-            self.store.add_states(update)
+        for one in plan.keepers:
+            self.store.add_states(one)
         self._tick(plan)
         if not within:
             for every in plan.periodic:
@@ -273,7 +277,7 @@ class Run:
         first = self.clocks.visit
         for group in plan.groups:
             self.clocks.visit = first
-            if isinstance(group, Draw | Hold):
+            if isinstance(group, Act):
                 self._hold(group)
                 continue
             for number, cut in enumerate(self._cuts(plan, group)):
@@ -302,14 +306,8 @@ class Run:
 
     # ---- draws and updates
 
-    def _hold(self, action: Draw | Hold) -> None:
-        if isinstance(action, Hold):
-            for name, value in self._run(action.region).items():
-                self.held[tuple(name.split("/")[1:])] = value.clone()
-            return
-        record = self.world.call(action.call, self.clocks.seed, self.clocks.tick)
-        if not action.call.scalar:
-            self.held |= {(action.name, name): value for name, value in record.items()}
+    def _hold(self, action: Act) -> None:
+        self.acts.do(action)
 
     def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Tensor | None]:
         """For each update of the unit the samples that it sees of what was drawn; None: all. What is taken once a rollout is taken here."""
@@ -317,30 +315,36 @@ class Run:
             if isinstance(action, Update) and action.rollout is not None:
                 results = self._run(action.rollout, action.span, action.flow)
                 self.taken[action.flow] = {name.split("/")[1]: value.clone() for name, value in results.items()}
-        samples, whole = self._samples(group, plan.phase.settings.get("whole", "")) if plan.minibatches > 1 else (0, None)
+        samples = self._samples(group) if plan.minibatches > 1 else 0
         if not samples:
             yield from [None] * plan.updates
             return
-        if samples < plan.minibatches:
-            raise RunFailed(f"{samples} samples cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
+        owner = self._owner(group, plan.phase.settings.get("whole", ""))
+        found = samples if owner is None else int(owner.max()) + 1
+        if found < plan.minibatches:
+            what = "samples" if owner is None else "groups, which an update needs whole,"
+            raise RunFailed(f"{found} {what} cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
         for epoch in range(plan.updates // plan.minibatches):
-            if whole is not None:
-                yield from shuffled_groups(whole, plan.minibatches, random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch))
-                continue
-            order = random.permutation(random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch), samples, torch).to(self.device)
-            for i in range(plan.minibatches):
-                yield order[i * samples // plan.minibatches : (i + 1) * samples // plan.minibatches]
+            key = random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch)
+            yield from pieces(key, samples, plan.minibatches, owner, self.device)
 
-    def _samples(self, group: tuple[Update | Assign, ...], whole: str) -> tuple[int, Tensor | None]:
-        """How many samples were drawn, 0 where the group reads none; and the map `whole` of theirs, whose groups are not to be cut."""
+    def _owner(self, group: tuple[Update | Assign, ...], whole: str) -> Tensor | None:
+        """The group of each sample, numbered through, where one of these updates sums by group or groups were asked to stay whole."""
+        drawn = [source["path"][0] for action in group for source in action.region.sources() if source["kind"] == "held" and source.type.has("sample")]
+        known = next((self.held[name, whole] for name in drawn if (name, whole) in self.held), None)
+        if known is not None:
+            return known.unique(return_inverse=True)[1]
+        index = grouping(action.region for action in group)
+        return None if index is None else self._reader("", None, True)(index).unique(return_inverse=True)[1]
+
+    def _samples(self, group: tuple[Update | Assign, ...]) -> int:
+        """How many samples were drawn; 0 where the group reads none."""
         for action in group:
             read = self._reader(action.flow if isinstance(action, Update) else "", None, True)
             for source in self.regions.lowered(action.region, True, action.span).sources:
                 if source["kind"] in ("held", "rollout") and source.type.has("sample"):
-                    count = int(read(source).shape[source.type.names.index("sample")])
-                    if not whole or source["kind"] == "held":
-                        return count, self.held[source["path"][0], whole] if whole else None
-        return 0, None
+                    return int(read(source).shape[source.type.names.index("sample")])
+        return 0
 
     def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
         """One update of one flow, or one assignment to a model."""

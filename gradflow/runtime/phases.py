@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from gradflow.events.plan import event_flows
 from gradflow.graph.graph import Region
 from gradflow.language.source import Span
-from gradflow.plan.program import Action, Assign, Draw, Hold, Periodic, Phase, Program, Update
+from gradflow.plan.program import Action, Assign, Periodic, Phase, Program, Update
+from gradflow.procedures.acts import Act, Hold, acts_in, regions_in
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.events import RunFailed
 from gradflow.runtime.regions import sources_of
 
 Changes = tuple[Update | Assign, ...]
-Group = Draw | Hold | Changes
+Group = Act | Changes
 ONE_UPDATE = ("steps", "rounds")
 MOST_AT_ONCE = 256
 
@@ -51,6 +52,11 @@ class PhasePlan:
     @property
     def flows(self) -> list[Update]:
         return [action for action in self.phase.actions if isinstance(action, Update)]
+
+    @property
+    def keepers(self) -> list[Update | Hold]:
+        """What keeps states: flows, and functions that act."""
+        return [*self.flows, *(act for act in acts_in(self.phase.actions) if isinstance(act, Hold) and act.states)]
 
     @property
     def last_group(self) -> Changes | None:
@@ -99,7 +105,7 @@ def _stride(phase: Phase, count: int, periodic: tuple[Every, ...]) -> int:
 def _groups(actions: tuple[Action, ...]) -> tuple[Group, ...]:
     groups: list[Group] = []
     for action in actions:
-        if isinstance(action, Draw | Hold):
+        if isinstance(action, Act):
             groups.append(action)
         elif groups and isinstance(groups[-1], tuple):
             groups[-1] = (*groups[-1], action)
@@ -131,10 +137,9 @@ def regions_of(program: Program) -> Iterator[tuple[Region, Span]]:
         if plan.start is not None:
             yield plan.start, plan.span
     for phase in program.phases:
+        yield from ((region, phase.span) for act in acts_in(phase.actions) for region in regions_in(act))
         for action in phase.actions:
-            if isinstance(action, Hold):
-                yield action.region, phase.span
-            elif not isinstance(action, Draw):
+            if not isinstance(action, Act):
                 yield action.region, action.span
                 if isinstance(action, Update) and action.rollout is not None:
                     yield action.rollout, action.span

@@ -69,7 +69,7 @@ def state_of(run: Run, plans: list[PhasePlan], seconds: float) -> dict[str, Any]
     return {
         "program": run.program.name, "seed": run.seed, "how": how_of(run, plans), "clocks": asdict(run.clocks), "phase": run.phase,
         "closed": run.closed, "told": run.told, "seconds": seconds, "learnt": run.learnt.values, "finite": run.watch.seen,
-        "batches": [run.batches.seed, run.batches.visit], "tokens": run.world.tokens, "sent": run.sending.state(),
+        "batches": [run.batches.seed, run.batches.visit], "tokens": run.world.tokens, "visits": run.world.visits, "sent": run.sending.state(),
     }  # fmt: skip
 
 
@@ -94,8 +94,8 @@ def put_back(run: Run, plans: list[PhasePlan], checkpoint: Checkpoint) -> None:
             raise RunFailed(f"the checkpoint {where} does not belong to this run: it has no phase {run.phase}")
         for plan in plans[: run.phase + 1]:
             run.store.bear(run.program, plan.index, run.seed, run._start)
-            for update in plan.flows:
-                run.store.add_states(update)
+            for one in plan.keepers:
+                run.store.add_states(one)
         _clocks(run, state)
         _tensors(run, checkpoint.tensors, checkpoint.shards)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -121,6 +121,7 @@ def _clocks(run: Run, state: Mapping[str, Any]) -> None:
     run.watch.seen = {str(flow): int(count) for flow, count in state["finite"].items()}
     run.batches.at(*map(int, state["batches"]))
     run.world.tokens = int(state["tokens"])
+    run.world.visits = {str(call): int(count) for call, count in state.get("visits", {}).items()}
     if "sent" in state:  # older checkpoints did not count
         run.sending.put_back(state["sent"])
     run.told, run.seconds = int(state["told"]), float(state["seconds"])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gradflow.graph.types import Type
 from gradflow.placement.devices import Shards
 from gradflow.plan.program import ModelPlan, Program, Update
+from gradflow.procedures.acts import Hold
 from gradflow.runtime import random
 from gradflow.runtime.events import RunFailed
 from gradflow.runtime.models import ModelRunner
@@ -100,8 +101,8 @@ class Store:
 
         return ModelRunner(plan.spec, module, self.device, self.real, names=store(module, plan.stored, self.real))
 
-    def add_states(self, update: Update) -> None:
-        """Buffers for the states of a flow; those that are there already go on from where they are."""
+    def add_states(self, update: Update | Hold) -> None:
+        """Buffers for the states of a flow, or of a function that acts; those that are there already go on from where they are."""
         for plan in update.states:
             key = (update.flow, plan.key)
             if key in self.states:

@@ -17,6 +17,7 @@ from typing import Any
 
 from gradflow.library.catalogue import ModelSpec
 from gradflow.plan import program as p
+from gradflow.procedures.acts import Draw, acts_in, regions_in
 from gradflow.schedules.plan import HOOK, SCORE, SchedulePlan
 
 WORTH = 1.1  # below this gain the rows cost about as much as they save
@@ -59,8 +60,8 @@ def sampled(program: p.Program) -> list[Sampled]:
         pieces = phase.settings.get("minibatches", 1) if phase.unit == "rollouts" else 1
         whole = bool(phase.settings.get("whole"))
         for action in phase.actions:
-            fields = action.call.fields if isinstance(action, p.Draw) else {}
-            if not isinstance(action, p.Draw) or not {"group", "mask"} <= set(fields):
+            fields = action.call.fields if isinstance(action, Draw) else {}
+            if not isinstance(action, Draw) or not {"group", "mask"} <= set(fields):
                 continue
             samples, prompts = fields["group"].axes[0][1], fields["group"].target[1] if fields["group"].target is not None else None
             tokens = fields["mask"].axes[1][1]
@@ -75,7 +76,7 @@ def scored(program: p.Program) -> list[str]:
     names: set[str] = set()
     for phase in program.phases:
         updates = [action for action in phase.actions if isinstance(action, p.Update)]
-        holds = [action.region for action in phase.actions if isinstance(action, p.Hold)]
+        holds = [region for act in acts_in(phase.actions) for region in regions_in(act)]
         for region in (*holds, *(r for update in updates for r in (update.region, update.rollout) if r is not None)):
             names |= {node["model"] for node in region.nodes() if node.op in ("model", "model_vjp") and node["method"] == SCORE}
     return [name for name in program.models if name in names]

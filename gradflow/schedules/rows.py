@@ -8,7 +8,7 @@ Axes: B samples, P prompts (rows), L slots of a row, T tokens of a response, W w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from gradflow.library.row_attention import Blocks, blocks_of
-from gradflow.runtime import random
 from gradflow.schedules.gain import sampled
 from gradflow.schedules.plan import HOOK, SchedulePlan
 
@@ -154,19 +153,6 @@ def whole_groups(group: Tensor, count: int) -> list[Tensor]:
     ends = sizes.cumsum(0)
     piece = ((ends - sizes) * count).div(len(group), rounding_mode="floor").repeat_interleave(sizes)
     return [order[piece == number] for number in piece.unique().tolist()]
-
-
-def shuffled_groups(group: Tensor, count: int, key: random.Key) -> Iterator[Tensor]:
-    """The samples of each of `count` mini-batches: groups in a random order, none of them cut. Raises RunFailed where there are fewer groups."""
-    from gradflow.runtime.events import RunFailed
-
-    names, own = group.unique(return_inverse=True)
-    if len(names) < count:
-        raise RunFailed(f"{len(names)} groups cannot be divided among {count} minibatches and stay whole")
-    order = random.permutation(key, len(names), torch).to(group.device)
-    for i in range(count):
-        chosen = order[i * len(names) // count : (i + 1) * len(names) // count]
-        yield torch.cat([(own == name).nonzero()[:, 0] for name in chosen.tolist()])
 
 
 def attach(program: Any, runners: Mapping[str, Any], backend: str, device: torch.device) -> None:

@@ -100,13 +100,26 @@ def _bounds(e: Elaborator, option: s.TypeOne, scope: Scope) -> tuple[float | Non
     bound = option.bound
     if bound is None:
         return None, None
-    low = float(e.evaluate(bound.low, scope))
+    low = _edge(e, bound.low, scope)
     if bound.op == "in":
         assert bound.high is not None
-        high = float(e.evaluate(bound.high, scope))
+        high = _edge(e, bound.high, scope)
     else:
         low, high = (low, float("inf")) if bound.op in (">", ">=") else (float("-inf"), low)
     return (None if low == float("-inf") else low), (None if high == float("inf") else high)
+
+
+def _edge(e: Elaborator, tree: s.Expr, scope: Scope) -> float:
+    value = e.evaluate(tree, scope)
+    if not isinstance(value, int | float):
+        raise mistake(
+            "E0301",
+            tree.span,
+            f"a number is needed here, this is {v.kind_name(value)}",
+            why="the bounds of what is sought are known before it is solved",
+            fix="write a number, or a parameter that is one",
+        )
+    return float(value)
 
 
 def subject_to(body: Any, statement: s.SubjectTo, scope: Scope) -> None:

@@ -13,8 +13,9 @@ from itertools import zip_longest
 from typing import Any
 
 from gradflow.graph.graph import Node, Region
-from gradflow.plan.program import Draw, Program, Update
+from gradflow.plan.program import Program, Update
 from gradflow.plan.rewriting import optimized
+from gradflow.procedures.acts import Draw, acts_in
 from gradflow.views.plan import summary
 
 VERSION = 1
@@ -154,7 +155,7 @@ def _updates(program: Program, number: int) -> list[Update]:
 
 def _held(program: Program) -> dict[str, str]:
     """Draws by their place in the program: their names mean nothing."""
-    names = [action.name for phase in program.phases for action in phase.actions if isinstance(action, Draw)]
+    names = [action.name for phase in program.phases for action in acts_in(phase.actions) if isinstance(action, Draw)]
     return {name: f"draw {i}" for i, name in enumerate(dict.fromkeys(names))}
 
 

@@ -16,9 +16,11 @@ from gradflow.analyses.arrows import arrow_properties
 from gradflow.cost.devices import devices_of
 from gradflow.events.traffic import clock_facts, told
 from gradflow.graph.types import Axis, Type
-from gradflow.plan.program import Assign, DataPlan, Draw, Hold, ModelPlan, Periodic, Phase, Program, Update, WorldCall, asked_for
+from gradflow.plan.program import Assign, DataPlan, ModelPlan, Periodic, Phase, Program, Update, asked_for
 from gradflow.privacy.plan import rows as privacy_rows
 from gradflow.privacy.plan import summary as privacy
+from gradflow.procedures.acts import Hold, WorldCall
+from gradflow.procedures.shown import draws_of, keeping_of
 from gradflow.schedules.gain import rows_for_people
 from gradflow.schedules.gain import summary as scheduled
 from gradflow.views.normalizers import terms_of
@@ -99,8 +101,9 @@ def _phase(phase: Phase, program: Program) -> dict[str, Any]:
     actions = phase.actions
     return {
         "count": phase.count, "unit": phase.unit, "settings": dict(phase.settings),
-        "draws": [_call(action.call, action.name) for action in actions if isinstance(action, Draw)],
-        "held": [name.split("/")[1] for action in actions if isinstance(action, Hold) for name, _ in action.region.results],
+        "draws": [_call(call, name, times) for name, call, times in draws_of(actions)],
+        "kept": keeping_of(actions, lambda type_: bytes_of(type_, precision)),
+        "held": [n.split("/")[1] for one in actions if isinstance(one, Hold) for n, _ in one.region.results if n.startswith("held/")],
         "flows": [_flow(action, program, precision) for action in actions if isinstance(action, Update)],
         "assigns": [action.model for action in actions if isinstance(action, Assign)],
         "reports": [_periodic(one) for one in phase.periodic],
@@ -108,12 +111,14 @@ def _phase(phase: Phase, program: Program) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _call(call: WorldCall, name: str) -> dict[str, Any]:
+def _call(call: WorldCall, name: str, times: int = 1) -> dict[str, Any]:
     types = {key: Type(f.base, tuple(Axis(*a) for a in f.axes), Axis(*f.target) if f.target is not None else None) for key, f in call.fields.items()}
     options = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in call.options.items()}
+    computed = dict.fromkeys(key.partition("/")[0] for key, _ in (call.inputs.results if call.inputs is not None else ()))
+    options |= {key: "computed" for key in computed if key not in call.data}
     data = [f"{one}.{split}" for one, split in call.data.values()]
     fields = {key: str(type_) for key, type_ in types.items()}
-    return {"name": name, "call": call.primitive, "models": dict(call.models), "data": data, "options": options, "fields": fields}
+    return {"name": name, "call": call.primitive, "models": dict(call.models), "data": data, "options": options, "fields": fields, "times": times}
 
 
 def _flow(action: Update, program: Program, precision: str) -> dict[str, Any]:
@@ -192,6 +197,8 @@ def _parts(plan: Mapping[str, Any], width: int, pictures: bool = True) -> list[R
         parts += [Text(), Text(_train_line(phase, number if len(plan["phases"]) > 1 else 0), style="bold")]
         for draw in phase["draws"]:
             parts.append(Padding(Text(_draw_line(draw)), (0, 0, 0, 2)))
+        if phase["kept"]:
+            parts.append(Padding(_states(phase["kept"]), (0, 0, 0, 2)))
         for flow in phase["flows"]:
             parts += [Text(), *(Padding(part, (0, 0, 0, 2)) for part in _flow_parts(flow, width - 2, pictures))]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _end_lines(phase)]
@@ -248,7 +255,7 @@ def _train_line(phase: Mapping[str, Any], number: int) -> str:
 
 def _draw_line(draw: Mapping[str, Any]) -> str:
     options = ", ".join([*draw["models"].values(), *draw["data"], *(f"{key}: {_value(value)}" for key, value in draw["options"].items())])
-    return f"draw {draw['name']} ~ {draw['call']}({options})"
+    return f"draw {draw['name']} ~ {draw['call']}({options})" + (f", at most {draw['times']} times" if draw["times"] > 1 else "")
 
 
 def _flow_parts(flow: Mapping[str, Any], width: int, pictures: bool) -> list[RenderableType]:

@@ -21,6 +21,7 @@ from gradflow.plan import artifact, program, schema
 from gradflow.plan.artifact import ArtifactError, decode, encode, load, save
 from gradflow.plan.header import FORMAT, HEADER, MAGIC
 from gradflow.plan.writing import document
+from gradflow.procedures import acts
 from tests.plan.programs import LOOP, looped, of, shipped
 
 START = len(MAGIC) + HEADER.size
@@ -85,8 +86,9 @@ def test_every_field_of_a_program_is_written() -> None:
     """A new field of the program's dataclasses has to be given a place here, or it is lost."""
     pairs = {
         program.ModelPlan: (schema.ModelDoc, {"name", "spec"}), program.DataPlan: (schema.DataDoc, {"name", "spec"}),
-        program.StatePlan: (schema.StateDoc, set()), program.WorldCall: (schema.CallDoc, set()), program.Draw: (schema.DrawDoc, set()),
-        program.Hold: (schema.HoldDoc, set()), program.Assign: (schema.AssignDoc, set()), program.Update: (schema.UpdateDoc, set()),
+        program.StatePlan: (schema.StateDoc, set()), acts.WorldCall: (schema.CallDoc, set()), acts.Draw: (schema.DrawDoc, set()),
+        acts.Hold: (schema.HoldDoc, set()),
+        acts.Loop: (schema.LoopDoc, set()), program.Assign: (schema.AssignDoc, set()), program.Update: (schema.UpdateDoc, set()),
         program.Periodic: (schema.PeriodicDoc, set()), program.Phase: (schema.PhaseDoc, set()), program.Program: (schema.ProgramDoc, set()),
         catalogue.FieldSpec: (schema.FieldDoc, set()),
     }  # fmt: skip

@@ -1,0 +1,204 @@
+"""Calls that act on the world: what goes into them, and the records that they give back.
+
+A call is made once, where it stands; options that are computed, the fields of records and the rows of a data set become a region that is evaluated
+just before it. Texts go by the path of their source, because no region knows texts. Nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gradflow.graph.graph import Node, Region
+from gradflow.graph.types import Axis, Type
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.library.catalogue import FieldSpec, catalogue
+from gradflow.passes import values as v
+from gradflow.passes.suggestions import head
+from gradflow.procedures.acts import Draw, Hold, Loop, Text, WorldCall
+
+if TYPE_CHECKING:
+    from gradflow.passes.expressions import Elaborator
+    from gradflow.passes.scope import Scope
+
+
+def text_of(node: Node) -> Text:
+    return Text(node.type.names, (node["kind"], *node["path"]))
+
+
+@dataclass(frozen=True)
+class Batch(v.Record):
+    """Some tasks of a data set, by their rows: a record that stands wherever the data set can."""
+
+    data: v.Data | None = None
+
+
+def spec_of(node: Node) -> FieldSpec:
+    target = (node.type.target.name, node.type.target.size) if node.type.target is not None else None
+    return FieldSpec(node.type.base, tuple((axis.name, axis.size) for axis in node.type.axes), target)
+
+
+def type_of(spec: FieldSpec) -> Type:
+    target = Axis(*spec.target) if spec.target is not None else None
+    return Type("int" if target is not None else spec.base, tuple(Axis(name, size) for name, size in spec.axes), target)
+
+
+def declared(value: Any) -> Any:
+    """What a primitive's type rule sees of an argument."""
+    if isinstance(value, Batch):
+        assert value.data is not None
+        size = next((axis.size for axis in value.fields["row"].type.axes), None)
+        return replace(value.data.spec, facts={**value.data.spec.facts, "drawn": -1 if size is None else size})
+    if isinstance(value, v.Model | v.Data):
+        return value.spec
+    if isinstance(value, v.Record):
+        return {name: spec_of(node) for name, node in (*value.fields.items(), *value.texts.items()) if isinstance(node, Node)}
+    return None if value is v.NONE else value
+
+
+# ---- calls
+
+
+def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], fields: Any, in_a_stage: bool) -> Any:
+    """The call, put behind those before it; what it gives back is read from there."""
+    if e.world is None or in_a_stage:
+        raise mistake(
+            "E0520", node.span, f"`{name}` acts on the world; it is used in a pipeline",
+            why="a stage works on what flows through it, any number of times in a step",
+            fix=f"draw it in the pipeline, `x ~ {name}(..)`, and pass it on",
+        )  # fmt: skip
+    key = f"{name}{e.calls}"
+    e.calls += 1
+    scalar = isinstance(fields, FieldSpec)
+    table: dict[str, FieldSpec] = {"value": fields} if scalar else dict(fields)
+    models, data, options, inputs, texts = _sorted(e, arguments)
+    region = Region(tuple(inputs.items()), (), name) if inputs else None
+    e.world.append(WorldCall(key, name, models, data, options, table, scalar, node.span, region, texts))
+    if scalar:
+        return e.ops.source(type_of(fields), "world", key, "value")
+    found = {n: e.ops.source(type_of(f), "world", key, n) for n, f in table.items()}
+    tensors, words = ({n: x for n, x in found.items() if (x.type.base == "text") == text} for text in (False, True))
+    whole = next((x for x in arguments.values() if isinstance(x, Batch)), None)
+    source = next((x for x in arguments.values() if isinstance(x, v.Data)), None)
+    if "row" in tensors and (whole is not None or source is not None):
+        return Batch(tensors, name, None, words, whole.data if whole is not None else source)
+    return v.Record(tensors, name, None, words)
+
+
+def _sorted(e: Elaborator, arguments: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any], dict[str, Any], dict[str, Node], dict[str, Text]]:
+    """Arguments by what they are: models, data, constants, computed values, texts."""
+    models: dict[str, str] = {}
+    data: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    inputs: dict[str, Node] = {}
+    texts: dict[str, Text] = {}
+    for name, value in arguments.items():
+        if isinstance(value, v.Model):
+            models[name] = value.name
+        elif isinstance(value, v.Data) or (isinstance(value, Batch) and "data" in catalogue()[e.calling].domains.get(name, "")):
+            known = value.data if isinstance(value, Batch) else value
+            assert known is not None
+            data[name] = (known.name, known.split if known.split != "*" else known.spec.splits[0])
+            if isinstance(value, Batch):
+                inputs[f"{name}/row"] = value.fields["row"]
+        elif isinstance(value, v.Record) and value.value is None:
+            inputs |= {f"{name}/{field}": e.ops.constant(x) for field, x in value.fields.items() if isinstance(x, Node | bool | int | float)}
+            texts |= {f"{name}/{field}": text_of(x) for field, x in value.texts.items()}
+        elif isinstance(value, Node) and value.type.base == "text":
+            texts[name] = text_of(value)
+        elif isinstance(value, Node):
+            inputs[name] = value
+        else:
+            options[name] = value
+    return models, data, options, inputs, texts
+
+
+@contextmanager
+def calling(e: Elaborator, name: str) -> Iterator[None]:
+    before, e.calling = e.calling, name
+    try:
+        yield
+    finally:
+        e.calling = before
+
+
+# ---- rows of records
+
+
+def rows_where(e: Elaborator, record: v.Record, node: s.Index, scope: Scope) -> Any:
+    """`samples[mask]`: the samples, or the prompts with all their samples, for which the mask is true."""
+    condition = e.evaluate(node.args[0].value, scope)
+    if len(node.args) != 1 or node.args[0].name or not isinstance(condition, Node) or condition.type.base != "bool" or len(condition.type.axes) != 1:
+        raise mistake(
+            "E0310", node.args[0].span, "rows of a record are chosen by a truth value for each of them",
+            why=f"this is {v.kind_name(condition)}", fix="give one along `sample` or `prompt`: `samples[samples.finished]`",
+        )  # fmt: skip
+    arguments = {"record": record, "mask": condition, "over": condition.type.axes[0].name}
+    return acted(e, "pick", s.Call(node.span, node.value, ()), arguments, scope)
+
+
+def acted(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], scope: Scope) -> Any:
+    """A primitive called with values at hand."""
+    from gradflow.library.rollouts import RESULT_TYPES
+
+    with calling(e, name):
+        fields = RESULT_TYPES[name](**{k: declared(x) for k, x in arguments.items()})
+        return world_call(e, name, node, arguments, fields, scope.frame is not None)
+
+
+def extended(record: v.Record, more: Mapping[str, Any]) -> v.Record:
+    """The record with fields added, or put in the place of those of the same name."""
+    return replace(record, fields={**record.fields, **more})
+
+
+# ---- what a `~` of a pipeline does
+
+
+def actions_of(e: Elaborator, name: str, value: Any, acts: list[Any], held: Callable[[str, str, Node], Node]) -> tuple[Any, tuple[Any, ...]]:
+    """(what the name means from then on, the actions that fill it): the calls in their order, then what is held of them and kept."""
+    last = acts[-1] if acts else None
+    own = value.fields if isinstance(value, v.Record) and value.value is None else {"value": e.ops.constant(e.tensor(value))}
+    words = value.texts if isinstance(value, v.Record) else {}
+    single = last.id if isinstance(last, WorldCall) and len(acts) == 1 else None  # what a single call gives is held as it comes
+    as_drawn = [n for n, x in (*own.items(), *words.items()) if isinstance(x, Node) and x.op == "source" and x["path"] == (single, n)]
+    fields = {n: held(name, n, e.ops.constant(x)) for n, x in own.items() if isinstance(x, Node | bool | int | float)}
+    texts = {n: e.ops.source(x.type, "held", name, n) for n, x in words.items()}
+    results = [(f"held/{name}/{n}", e.ops.constant(own[n])) for n in fields if n not in as_drawn]
+    states, kept = e.keeping.results() if e.keeping is not None else ((), [])
+    found: list[Any] = [Draw(name if as_drawn else "", one) if isinstance(one, WorldCall) else one for one in acts]
+    if results or kept or any(n not in as_drawn for n in texts):
+        paths = {f"held/{name}/{n}": text_of(x) for n, x in words.items() if n not in as_drawn}
+        found.append(Hold(Region((*results, *kept)), paths, states, f"~{name}", e.ops.span))
+    if isinstance(value, v.Record) and value.value is None:
+        return replace(value, fields=fields, texts=texts, name=name), tuple(found)
+    return fields["value"], tuple(found)
+
+
+def does_act(statements: Any, scope: Scope, seen: set[str] | None = None) -> bool:
+    """Whether statements call primitives that act on the world, themselves or through functions that they name."""
+    seen = set() if seen is None else seen
+    for part in (part for one in statements for part in s.walk(one)):
+        if not isinstance(part, s.Name) or part.id in seen or scope.local(part.id)[0]:
+            continue
+        seen.add(part.id)
+        found = scope.find(part.id)
+        if found is not None:
+            if found[0].kind == "function" and does_act(found[0].body or (), found[1].scope(), seen):
+                return True
+        elif part.id in catalogue() and catalogue()[part.id].kind == "call" and part.id != "score":
+            return True
+    return False
+
+
+def misplaced_choice(statement: s.When) -> Exception:
+    return mistake(
+        "E0501", head(statement.span, "when"), "what acts on the world cannot stand in a `when`",
+        why="a call is made or is not in the text; how many rows it works on is what is computed",
+        fix="choose rows instead: `sample(policy, tasks[condition], ..)`",
+    )  # fmt: skip
+
+
+__all__ = ["Batch", "Loop", "acted", "actions_of", "calling", "declared", "does_act", "extended", "rows_where", "world_call"]

@@ -1,0 +1,93 @@
+"""What a function that is called with `~` keeps from unit to unit: `state seen : bool[task] = false`.
+
+It is read as it was when the unit began; what it is worth at the end of the function is kept. Every `~` of a pipeline has states of its own, by
+the place of the function in the text; they are checkpointed with the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, Type
+from gradflow.language import syntax as s
+from gradflow.language.diagnostics import mistake
+from gradflow.passes.calls import declared_axes, unbuilt
+from gradflow.passes.expressions import NUMBERS
+from gradflow.passes.suggestions import head
+from gradflow.plan.program import StatePlan
+
+if TYPE_CHECKING:
+    from gradflow.passes.bodies import Body
+    from gradflow.passes.expressions import Elaborator
+    from gradflow.passes.scope import Scope
+
+
+@dataclass
+class Keeping:
+    """The states of one `~`: plans by key, and where each one's last value is found."""
+
+    e: Elaborator
+    flow: str
+    plans: dict[str, StatePlan] = field(default_factory=dict)
+    slots: dict[str, tuple[Scope, str]] = field(default_factory=dict)
+    more: list[tuple[str, Node]] = field(default_factory=list)
+    loops: int = 0  # that act, around the place that is being read
+
+    def results(self) -> tuple[tuple[StatePlan, ...], list[tuple[str, Node]]]:
+        found = list(self.more)
+        for key, (scope, name) in self.slots.items():
+            value = self.e.tensor(scope.names[name])
+            type_ = self.plans[key].type
+            node = self.e.ops.expand(self.e.ops.constant(value), type_.axes)
+            found.append((f"state/{self.flow}/{key}", node))
+        return tuple(self.plans.values()), found
+
+
+def declare(body: Body, statement: s.State, scope: Scope) -> None:
+    """The names of a `state` line, as what they were when the unit began."""
+    e = body.e
+    keeping = e.keeping
+    if keeping is None or keeping.loops or e.loops:
+        where = "a loop" if keeping is not None else f"{body.name}, which is called in a formula"
+        raise mistake(
+            "E0501", head(statement.span, "state"), f"`state` has no place in {where}",
+            why="a function keeps state when it is called with `~`, once a unit", fix="bind it: `x ~ f(..)`, outside of loops",
+        )  # fmt: skip
+    if statement.storage is not None:
+        raise unbuilt(statement.storage.span, "storage formats of states cannot run yet", "leave out `as ..`")
+    option = statement.type.options[0] if statement.type is not None else None
+    axes: tuple[Axis, ...] = ()
+    if option is not None and option.axes is not None:
+        axes, _ = declared_axes(e, option.axes, scope)
+    for name in statement.names:
+        init = e.tensor(e.evaluate(statement.init, scope), statement.init)
+        own = axes if option is not None and option.axes is not None else init.type.axes if isinstance(init, Node) else ()
+        if any(axis.size is None for axis in own):
+            open_ = next(axis.name for axis in own if axis.size is None)
+            raise mistake(
+                "E0303", statement.span, f"the size of axis `{open_}` of the state `{name}` is not known when the spec is compiled",
+                why="what is kept from unit to unit has one shape", fix=f"give it: `[{open_}: 100]`, or an axis whose size is known",
+            )  # fmt: skip
+        given = init.type.base if isinstance(init, Node) else "bool" if isinstance(init, bool) else "real"
+        scope.names[name] = _begun(keeping, name, scope, Type(option.base if option is not None and option.base else given, own), init)
+        for axis in own:
+            scope.axes.setdefault(axis.name, axis)
+
+
+def _begun(keeping: Keeping, name: str, scope: Scope, type_: Type, init: Any) -> Node:
+    e = keeping.e
+    key = f"{scope.owner}.{name}"
+    count = sum(known.split("'")[0] == key for known in keeping.plans)
+    key = f"{key}'{count + 1}" if count else key
+    constant = float(init) if isinstance(init, NUMBERS) else None
+    keeping.plans[key] = StatePlan(key, type_, constant or 0.0, scope.owner)
+    keeping.slots[key] = (scope, name)
+    read: Node = e.ops.source(type_, "state", keeping.flow, key)
+    if constant is not None:
+        return read
+    flag = f"{key}.begun"
+    keeping.plans[flag] = StatePlan(flag, Type("bool"), 0.0, scope.owner)
+    keeping.more.append((f"state/{keeping.flow}/{flag}", e.ops.constant(True)))
+    return e.ops.constant(e.ops.choose(e.ops.source(Type("bool"), "state", keeping.flow, flag), read, e.ops.expand(init, type_.axes)))

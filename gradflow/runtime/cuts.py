@@ -1,0 +1,35 @@
+"""How a rollout is cut into mini-batches: at random by samples, or by whole groups where an update sums over the samples of a group.
+
+What a formula of the record alone sums by group is taken before the cut. A sum by group that is left in an update is live: there the samples of a
+group belong together, and a mini-batch takes whole groups, as many as any other or one more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from gradflow.graph.graph import Node, Region
+from gradflow.runtime import random
+
+
+def grouping(regions: Iterable[Region]) -> Node | None:
+    """The map [sample -> group], as it was drawn, along which one of these regions reduces; None where none does."""
+    for region in regions:
+        for node in region.nodes():
+            if node.op.startswith("segment_"):
+                index = node.inputs[1]
+                if index.op == "source" and index["kind"] == "held" and index.type.names == ("sample",):
+                    return index
+    return None
+
+
+def pieces(key: random.Key, samples: int, count: int, owner: Tensor | None, device: torch.device) -> Iterator[Tensor]:
+    """The samples of each of `count` mini-batches, in random order. `owner`: the group of each sample, where groups stay whole."""
+    groups = samples if owner is None else int(owner.max()) + 1
+    order = random.permutation(key, groups, torch).to(device)
+    for i in range(count):
+        taken = order[i * groups // count : (i + 1) * groups // count]
+        yield taken if owner is None else torch.isin(owner, taken).nonzero()[:, 0]
