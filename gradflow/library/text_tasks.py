@@ -195,7 +195,7 @@ def arithmetic(digits: int = 1, size: int = 80, operations: str = "+", test: int
             answers.append(str(OPERATIONS[sign](rest % below, rest // below)))
         return questions, answers
 
-    return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, digits=digits)
+    return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, digits=digits, characters=2 * digits + 2)
 
 
 FILLER = (
