@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from gradflow.compiler import build, load
+from gradflow.library.models import transformer
 from gradflow.library.rollouts import score
 from gradflow.library.transformers_models import smollm2
-from gradflow.library.models import transformer
 from gradflow.schedules.gain import gain
 from gradflow.schedules.rows import Rows, lowering
 
@@ -80,7 +80,8 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     shapes = [tuple(map(int, text.split(","))) for text in options.shapes or (CARD if options.model == "transformer" else LARGE)]
     longest = max(prompt + response for prompt, response, _ in shapes)
-    spec: Any = transformer.function(vocabulary=64, layers=4, width=128, heads=4, length=longest) if options.model == "transformer" else smollm2.function()
+    small = {"vocabulary": 64, "layers": 4, "width": 128, "heads": 4, "length": longest}
+    spec: Any = transformer.function(**small) if options.model == "transformer" else smollm2.function()
     policy = spec.build(0)
     program, _ = build(load("37_prefix_grouper")[0], "same")
     assert program is not None

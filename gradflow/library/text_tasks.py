@@ -195,14 +195,15 @@ def arithmetic(digits: int = 1, size: int = 80, operations: str = "+", test: int
             answers.append(str(OPERATIONS[sign](rest % below, rest // below)))
         return questions, answers
 
-    return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, digits=digits, characters=2 * digits + 2)
+    facts = {"digits": digits, "characters": 2 * digits + 2}
+    return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, **facts)
 
 
 FILLER = (
     "the old boat lay by the grey wall and nobody knew why a small bird came down from the hill each day to sit on it while rain fell over "
     "town people went home late with bread wood or cloth under an arm some sang others kept still as if they had all time left in that year"
-).split()
-NAMES = ("amber", "birch", "cedar", "delta", "ember", "fable", "grove", "haven", "ivory", "jewel", "koala", "lemon", "maple", "north", "ocean", "pearl")
+)
+NAMES = "amber birch cedar delta ember fable grove haven ivory jewel koala lemon maple north ocean pearl"
 
 
 @primitive("data", task="needle", length="int >= 80", size="int >= 1", test="int >= 0", digits="int in [1, 6]", seed="int >= 0", batch="int >= 1")
@@ -232,9 +233,10 @@ def long_prompts(
 
 def needle(draws: numpy.ndarray, length: int, digits: int) -> tuple[str, str]:
     """A text of exactly `length` characters and the code in it, made of uniform numbers [length + 3]."""
-    name, code = NAMES[int(draws[0] * len(NAMES))], str(10 ** (digits - 1) + int(draws[1] * 9 * 10 ** (digits - 1)))
+    names, filler = NAMES.split(), FILLER.split()
+    name, code = names[int(draws[0] * len(names))], str(10 ** (digits - 1) + int(draws[1] * 9 * 10 ** (digits - 1)))
     sentence, question = f"the code of {name} is {code} ", f"the code of {name} = "
-    words = [FILLER[int(draw * len(FILLER))] for draw in draws[3:]]
+    words = [filler[int(draw * len(filler))] for draw in draws[3:]]
     room = length - len(sentence) - len(question)
     while sum(map(len, words)) + len(words) > room:
         words.pop()

@@ -113,8 +113,8 @@ class PipelineElaborator:
         doc = self.definition.text("doc")
         models = {name: self.lifted(plan) for name, plan in self.models.items()}
         source = self.scope.module.source
-        bound = dict(self.bound)
-        program = p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), bound, self.inputs, source.name, source.text, self.schedule)
+        made = tuple(self.phases), dict(self.bound), self.inputs, source.name, source.text, self.schedule
+        program = p.Program(self.definition.name, doc, models, self.data, *made)
         if not self.e.report.errors:
             from gradflow.analyses.knobs import check_knobs
             from gradflow.privacy.check import private_program

@@ -68,7 +68,8 @@ class Reader:
         phases = tuple(self._phase(one, models, data) for one in doc.phases)
         parameters = {name: _parameter(one) for name, one in doc.parameters.items()}
         inputs = {name: _pick(self.types, index, "type") for name, index in doc.inputs.items()}
-        return p.Program(doc.name, doc.doc, models, data, phases, parameters, inputs, doc.source, doc.text, schedules.undocumented(doc.schedule, self))
+        schedule = schedules.undocumented(doc.schedule, self)
+        return p.Program(doc.name, doc.doc, models, data, phases, parameters, inputs, doc.source, doc.text, schedule)
 
     # ---- tables
 

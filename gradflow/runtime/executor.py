@@ -330,8 +330,8 @@ class Run:
 
     def _owner(self, group: tuple[Update | Assign, ...], whole: str) -> Tensor | None:
         """The group of each sample, numbered through, where one of these updates sums by group or groups were asked to stay whole."""
-        drawn = [source["path"][0] for action in group for source in action.region.sources() if source["kind"] == "held" and source.type.has("sample")]
-        known = next((self.held[name, whole] for name in drawn if (name, whole) in self.held), None)
+        read = (source for action in group for source in action.region.sources() if source["kind"] == "held" and source.type.has("sample"))
+        known = next((self.held[source["path"][0], whole] for source in read if (source["path"][0], whole) in self.held), None)
         if known is not None:
             return known.unique(return_inverse=True)[1]
         index = grouping(action.region for action in group)

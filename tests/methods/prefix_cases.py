@@ -74,7 +74,7 @@ def rows(case: Groups) -> list[list[tuple[int, int]]]:
 
 
 def repeated_attention(q: Tensor, k: Tensor, v: Tensor, case: Groups, slots: list[list[int]], causal: bool = True) -> Tensor:
-    """The layout that repeats the prompt for every response, written out: [B, L, H, D], 0 at padding. The prompt's own part is that of any of them."""
+    """The layout that repeats the prompt for every response, written out: [B, L, H, D], 0 at padding."""
     out = torch.zeros(q.shape[0], q.shape[2], q.shape[1], q.shape[3], dtype=q.dtype)
     for b, row in enumerate(rows(case)):
         prompt = [slots[b][i] for i, (owner, _) in enumerate(row) if owner < 0]
