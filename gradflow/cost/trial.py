@@ -155,7 +155,7 @@ class Shadow(Run):
             found = list(super()._cuts(plan, group))
         yield from found[:1]
 
-    def _owner(self, group: Any, whole: str) -> None:
+    def _owner(self, plan: Any, group: Any) -> None:
         """Mini-batches of whole groups have the size of any others."""
 
     def _change(self, action: Any, cut: Tensor | None, tally: Any) -> None:

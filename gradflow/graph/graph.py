@@ -111,11 +111,11 @@ def users(nodes: Iterable[Node]) -> dict[int, list[Node]]:
     return found
 
 
-def depends(roots: Iterable[Node], on: Callable[[Node], bool]) -> set[int]:
-    """Ids of the nodes that are, or read, one for which `on` is true."""
+def depends(roots: Iterable[Node], on: Callable[[Node], bool], unless: Callable[[Node], bool] = lambda node: False) -> set[int]:
+    """Ids of the nodes that are, or read, one for which `on` is true; `unless`: nodes that hide what they read."""
     found: set[int] = set()
     for node in ordered(roots):
-        if on(node) or any(below.id in found for below in node.inputs):
+        if not unless(node) and (on(node) or any(below.id in found for below in node.inputs)):
             found.add(node.id)
     return found
 

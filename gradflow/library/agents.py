@@ -1,7 +1,7 @@
 """Agents: responses of several turns, between which tools answer. Records have the fields of `sample`, so whatever trains on those trains on these.
 
 `agent` draws whole responses; its pieces, for rollouts that decide something between turns, are in `paths.py`, demonstrations and accuracy in
-`agent_tests.py`, the loop over tokens in `episodes.py`.
+`agent_tests.py`, the loop over tokens in `turns.py`.
 
 Axes: as in `rollouts.py`; turn (what the policy writes between two answers: 0 .. max_calls, and one more that means none).
 """
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
-from gradflow.library.episodes import Rules, Turns, numbers_of, play
 from gradflow.library.language_models import pad_left
 from gradflow.library.responses import Record, final_texts, whole_texts
 from gradflow.library.sampling import Decoding
 from gradflow.library.text_tasks import Tasks
 from gradflow.library.tools import made
+from gradflow.library.turns import Rules, Turns, numbers_of, play
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,6 +25,7 @@ MODULES = (
     "text_tasks",
     "traced_tasks",
     "tabular_policy",
+    "heads",
     "decision_processes",
     "records",
     "rollouts",
@@ -35,6 +36,7 @@ MODULES = (
     "agents",
     "agent_tests",
     "paths",
+    "episodes",
 )
 
 
@@ -125,6 +127,7 @@ class ModelSpec:
     methods: tuple[str, ...] = ()
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     flops_per_row: float = 0.0
+    dress: Callable[[Any, int], Any] | None = None  # of a model with a head: (another's module, seed) -> that module with the head on it
 
     @property
     def size(self) -> int:
@@ -159,3 +162,4 @@ class DataSpec:
     divide: Callable[[int], list[Any]] | None = None
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     verify: Callable[[Any, list[str]], Any] | None = None  # tasks: (ids int64 [sample], responses) -> rewards float64 [sample]
+    feedback: Callable[[Any, list[str]], list[str]] | None = None  # tasks: what the world says to the responses, never the right one

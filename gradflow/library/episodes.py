@@ -1,199 +1,248 @@
-"""Responses with tool calls, token by token: the loop behind `agent`, `continue_paths` and `agent_pass_at_1`, which `agents.py` wraps into records.
+"""Episodes: an actor tries a task, sees what comes of it, and may have notes from earlier tries; a writer reads what happened and writes a note.
 
-A response is a sequence of turns, each what the policy writes between two answers of a tool. All rows of a batch go through the model together, a
-token at a time and with one cache: while a row reads an answer its next token is given, while it writes it is drawn, so that no row waits for another
-and the cache has no holes. A token's random number belongs to (prompt id, copy, place in the response) alone, as in `sampling.py`; where the places
-of tokens are the same, it does not matter in how many pieces a response was drawn, or beside which others.
+`episode` is one try at each task, by a language model or by a script; `generate` is one text for each text that it is given. Whether a try was
+right is the task set's verifier's word, and what the world says to an answer is its `feedback`. Nothing here is trained: a record of `generate`
+is scored and learnt from like one of `sample`.
 
-Axes: B rows, T tokens of a response (the policy's and the tools', in order), V words, G prompts, K likeliest words.
+Axes: prompt (a task that is tried), task (the data set's prompts: notes belong to one), sample (a text), token, place and word as in `rollouts.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
-from gradflow.library.language_models import cache_rows, pad_left
-from gradflow.library.sampling import ROWS, Decoding, choose
-from gradflow.library.scoring import at_words, entropies, log_probabilities
-from gradflow.library.tools import Tool
+from gradflow.library.language_models import pad_left
+from gradflow.library.sampling import Decoding, draws_of
+from gradflow.library.sampling import generate as respond
+from gradflow.library.sampling import texts as texts_of
+from gradflow.library.scripts import SCRIPTS
+from gradflow.library.text_tasks import Tasks, cut_splits, exact_match, task_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-@dataclass
-class Turns:
-    """Where one row stands: the turn it writes or reads up to, its own tokens of that turn, calls answered, and tokens still to be read."""
-
-    turn: int = 0
-    calls: int = 0
-    said: list[int] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
-    open: bool = True  # may go on
-    asked: str | None = None  # the call that the turn ended in
-
-    def reads(self, tokens: list[int]) -> None:
-        """A call is answered: these tokens come next, then a new turn."""
-        self.pending, self.said, self.asked = list(tokens), [], None
-        self.calls, self.turn = self.calls + 1, self.turn + 1
+Record = dict[str, Any]
+SYMPTOMS = "+-*/=()"  # of these characters, which the character tokenizer knows early, a lock's complaints are made
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How long an episode may be. `calls`: answered calls a response; `once`: stop at the first call or end, without answering it."""
-
-    tool: Tool
-    calls: int
-    once: bool = False
+# ---- who acts
 
 
-def play(
-    policy: Any,
-    prompts: Sequence[Sequence[int]],
-    owner: numpy.ndarray,
-    turns: Sequence[Turns],
-    draws: numpy.ndarray | None,
-    how: Decoding,
-    rules: Rules,
-) -> dict[str, Tensor]:
-    """Goes on with rows that begin with `prompts` (ids, G lists; row b with `prompts[owner[b]]`, int64 [B] ascending), for up to how.max_tokens
-    tokens.
+@primitive("model", script=" | ".join(SCRIPTS))
+def scripted_actor(script: str = "follow") -> ModelSpec:
+    """An actor without parameters, which reads the question and its notes and answers by a fixed rule.
 
-    `turns` [B] says where the rows stand and is brought up to date; `draws` float64 [B, T] are the tokens' random numbers (None: the likeliest
-    words). Returns tensors [B, T], padded on the right: action int64; here bool (a token stands here); mask bool (the policy wrote it); turn int64
-    (-1 where mask is false); logp, entropy (0 where mask is false); with how.keep_top K also likely [B, T, K], the largest log-probabilities, 0 where
-    mask is false; and finished bool [B]: ended by the end token or a stop text.
+    `follow`: the first number in the newest note, 0 without one. `calculator`: the value of the expression in the question, taken from left to
+    right, as a pocket calculator does; with a note that speaks of precedence, order, brackets or of multiplying, as it is meant.
+    """
+    return ModelSpec(f"scripted_actor({script})", (LeafSpec("unused", (0,), False),), lambda seed: _script_module(script), methods=("act",))
+
+
+def _script_module(script: str) -> Any:
+    import torch
+
+    class Script(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(0), requires_grad=False)
+
+        def act(self, question: str, notes: Sequence[str]) -> str:
+            return SCRIPTS[script](question, notes)
+
+    return Script()
+
+
+# ---- the world
+
+
+@primitive("data", causes="int in [2, 10]", prompts="int >= 1", test="int >= 0", seed="int >= 0", batch="int >= 1")
+def lock_game(causes: int = 8, prompts: int = 64, test: int = 0, seed: int = 0, batch: int | None = None) -> DataSpec:
+    """Locks that open to one of a few keys, 0 .. causes - 1. Which one cannot be read off the lock's number, but a lock that a wrong key was
+    tried on complains, and every key's locks have their own complaint, the same for all locks: who has learnt what it means can tell the key.
+
+    Question: `(17)`, a lock's number; answer: its key, a digit; reward 1 for exactly that. What a lock says to another key is two of the
+    characters `+-*/=()`. The locks of the split `test` (numbered on) have the same complaints. Source: the smallest task of arXiv:2308.02151's kind.
+    """
+    sizes = {"train": prompts, "test": test}
+
+    @cache
+    def made() -> tuple[list[str], list[str], list[str]]:
+        drawn = random.uniform(random.key(seed, "lock_game"), numpy.arange(prompts + test))
+        keys = (drawn * causes).astype(numpy.int64)
+        words = random.subset(random.key(seed, "complaints"), len(SYMPTOMS) ** 2, causes).tolist()
+        complaints = [SYMPTOMS[word // len(SYMPTOMS)] + SYMPTOMS[word % len(SYMPTOMS)] for word in words]
+        return [f"({number})" for number in range(prompts + test)], [str(key) for key in keys], [complaints[key] for key in keys]
+
+    def feedback(ids: Any, answers: list[str]) -> list[str]:
+        _, keys, complaints = made()
+        return ["" if answer.strip() == keys[int(row)] else complaints[int(row)] for row, answer in zip(ids, answers)]
+
+    spec = task_spec("lock_game", sizes, lambda: cut_splits(*made()[:2], sizes), exact_match(lambda: made()[1]), batch, causes=causes)
+    return replace(spec, feedback=feedback)
+
+
+# ---- one try
+
+
+@primitive("call", actor="model", tasks="data", notes="record", max_tokens="int >= 1", temperature="real >= 0")
+def episode(
+    actor: Any,
+    tasks: Tasks,
+    notes: Mapping[str, Any] | None = None,
+    max_tokens: int = 24,
+    temperature: float = 0.0,
+    *,
+    seed: int,
+    tick: int,
+    site: tuple[int | str, ...] = (),
+) -> Record:
+    """One try at each of the tasks, by a script or a language model, that may read notes: texts of earlier records that belong to the same task.
+
+    `notes`: a record with `text` and `task`, in the order in which they were written (none: no notes); a language model reads them before the
+    question, a line each; `temperature`: 0 is the likeliest answer. Returns task [prompt -> task], reward real[prompt], correct bool[prompt],
+    answer and text: the text is what happened, question, answer and what the world said to it, and never the right answer.
     """
     import torch
 
-    training = policy.training
-    policy.eval()
-    try:
-        with torch.no_grad():
-            pieces = []
-            for start in range(0, len(owner), ROWS):
-                part = slice(start, start + ROWS)
-                first, last = int(owner[part][0]), int(owner[part][-1])
-                own = None if draws is None else draws[part]
-                pieces.append(_play_rows(policy, prompts[first : last + 1], owner[part] - first, turns[part], own, how, rules))
-            return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    finally:
-        policy.train(training)
-
-
-def _play_rows(
-    policy: Any,
-    prompts: Sequence[Sequence[int]],
-    owner: numpy.ndarray,
-    turns: Sequence[Turns],
-    draws: numpy.ndarray | None,
-    how: Decoding,
-    rules: Rules,
-) -> dict[str, Tensor]:
-    import torch
-
-    device = policy.head.device
-    ids, mask = (torch.tensor(rows, device=device) for rows in pad_left(prompts, policy.tokenizer.pad_id))
-    logits, cache = policy.step(ids, (), mask, last=True)
-    group = torch.as_tensor(owner, device=device)
-    logits, cache, seen = logits[group], cache_rows(cache, group), mask[group]
-    kept = empty(len(owner), how, policy.tokenizer.pad_id, logits)
-    numbers = None if draws is None else torch.as_tensor(draws, device=device)
-    alive = [row for row, one in enumerate(turns) if one.open]
-    if len(alive) < len(turns):
-        rows = torch.tensor(alive, dtype=torch.int64, device=device)
-        logits, cache, seen = logits[rows], cache_rows(cache, rows), seen[rows]
-    for place in range(how.max_tokens):
-        if not alive:
-            break
-        rows = torch.tensor(alive, device=device)
-        drawn = choose(logits[:, -1], None if numbers is None else numbers[rows, place], how)
-        words, wrote = _next_words(drawn.tolist(), [turns[row] for row in alive])
-        word = torch.tensor(words, device=device)
-        keep(kept, rows, place, word, torch.tensor(wrote, device=device), [turns[row].turn for row in alive], logits[:, -1], how)
-        for row, one, own in zip(alive, words, wrote, strict=True):
-            if own:
-                kept["finished"][row] = _written(turns[row], one, policy.tokenizer, how, rules)
-        stays = [turns[row].open for row in alive]
-        if place + 1 == how.max_tokens:
-            break
-        if not all(stays):
-            on = torch.tensor(stays, device=device)
-            word, seen, cache = word[on], seen[on], cache_rows(cache, on)
-            alive = [row for row, stay in zip(alive, stays, strict=True) if stay]
-        if alive:
-            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-            logits, cache = policy.step(word[:, None], cache, seen, last=True)
-    return kept
-
-
-def _next_words(drawn: list[int], turns: list[Turns]) -> tuple[list[int], list[bool]]:
-    """The word of each row, and whether the policy writes it: what a tool said comes first."""
-    words, wrote = [], []
-    for one, state in zip(drawn, turns, strict=True):
-        wrote.append(not state.pending)
-        words.append(state.pending.pop(0) if state.pending else one)
-    return words, wrote
-
-
-def _written(state: Turns, word: int, tokenizer: Any, how: Decoding, rules: Rules) -> bool:
-    """A row has written a word: whether that ends the response well. A call in it is answered, or ends the response where no more are allowed."""
-    if word == tokenizer.eos_id:
-        state.open = False
-        return True
-    state.said.append(word)
-    closing = rules.tool.closes[-1] in tokenizer.decode([word])
-    text = tokenizer.decode(state.said) if closing or how.stop else ""
-    if any(mark in text for mark in how.stop):
-        state.open = False
-        return True
-    state.asked = rules.tool.call_in(text) if closing else None
-    if state.asked is not None and (rules.once or state.calls >= rules.calls):
-        state.open = False
-    elif state.asked is not None:
-        state.reads(tokenizer.encode(rules.tool.observation(state.asked)))
-    return False
-
-
-def empty(count: int, how: Decoding, pad_id: int, logits: Tensor) -> dict[str, Tensor]:
-    """What `play` returns, with no token in it."""
-    import torch
-
-    shape, device = (count, how.max_tokens), logits.device
-    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    kept = {
-        "action": torch.full(shape, pad_id, device=device),
-        "here": torch.zeros(shape, dtype=torch.bool, device=device),
-        "mask": torch.zeros(shape, dtype=torch.bool, device=device),
-        "turn": torch.full(shape, -1, device=device),
-        "logp": torch.zeros(shape, dtype=real, device=device),
-        "entropy": torch.zeros(shape, dtype=real, device=device),
-        "finished": torch.zeros(count, dtype=torch.bool, device=device),
+    rows = numpy.arange(len(tasks)) if tasks.rows is None else numpy.asarray(tasks.rows)
+    ids = tasks.ids[rows]
+    asked = [tasks.questions[row] for row in rows]
+    known = notes_by_task(notes)
+    read = [known.get(int(task), []) for task in ids]
+    if hasattr(actor, "act"):
+        answers = [actor.act(question, told) for question, told in zip(asked, read)]
+    else:
+        prompts = [actor.tokenizer.encode(actor.tokenizer.chat("\n".join([*told, question]))) for question, told in zip(asked, read)]
+        draws = draws_of(random.key(seed, "episode", tick, *site), ids, numpy.zeros_like(ids), max_tokens) if temperature > 0 else None
+        drawn = respond(actor, prompts, numpy.arange(len(ids)), draws, Decoding(max_tokens, float(temperature)))
+        answers = texts_of(drawn["action"], drawn["mask"], actor.tokenizer)
+    reward = tasks.verify(ids, answers)
+    said = tasks.feedback(ids, answers) if tasks.feedback is not None else [""] * len(ids)
+    return {
+        "task": torch.as_tensor(ids),
+        "reward": torch.as_tensor(reward, dtype=torch.float64),
+        "correct": torch.as_tensor(reward >= 1),
+        "answer": answers,
+        "text": ["".join(parts) for parts in zip(asked, answers, said)],
     }
-    if how.keep_top:
-        kept["likely"] = torch.zeros((*shape, how.keep_top), dtype=real, device=device)
-    return kept
 
 
-def keep(kept: dict[str, Tensor], rows: Tensor, place: int, word: Tensor, wrote: Tensor, turn: list[int], logits: Tensor, how: Decoding) -> None:
-    kept["action"][rows, place] = word
-    kept["here"][rows, place] = True
-    kept["mask"][rows, place] = wrote
-    own = rows[wrote]
-    if not len(own):
-        return
-    table = log_probabilities(logits[wrote], how.scored_at)
-    kept["turn"][own, place] = wrote.new_tensor(turn, dtype=kept["turn"].dtype)[wrote]
-    kept["logp"][own, place], kept["entropy"][own, place] = at_words(table, word[wrote]), entropies(table)
-    if how.keep_top:
-        top = min(how.keep_top, table.shape[-1])
-        kept["likely"][own, place, :top] = table.topk(top, dim=-1).values.to(kept["likely"].dtype)
+def notes_by_task(notes: Mapping[str, Any] | None) -> dict[int, list[str]]:
+    """The texts of a record by the task that they belong to, oldest first."""
+    found: dict[int, list[str]] = {}
+    if notes:
+        for task, text in zip(notes["task"].tolist(), notes["text"]):
+            found.setdefault(int(task), []).append(" ".join(text.split()))
+    return found
 
 
-def numbers_of(key: random.Key, ids: numpy.ndarray, copies: numpy.ndarray, first: numpy.ndarray, length: int) -> numpy.ndarray:
-    """The random numbers of `length` tokens from place `first` on: float64 [B, length], those of `sampling.draws_of` at these places."""
-    places = first[:, None] + numpy.arange(length)[None, :] + (copies[:, None] << 32)
-    return random.uniform(key, places, stream=ids[:, None])
+def episode_fields(actor: ModelSpec, tasks: DataSpec, **options: Any) -> Mapping[str, FieldSpec]:
+    """The record of `episode`."""
+    sizes = [tasks.fields[split]["question"].axes[0][1] for split in tasks.splits]
+    drawn = tasks.facts.get("drawn", sizes[0])
+    prompt = (("prompt", drawn if isinstance(drawn, int) and drawn >= 0 else None),)
+    return {
+        "task": FieldSpec("int", prompt, target=("task", None if None in sizes else sum(size or 0 for size in sizes))),
+        "reward": FieldSpec("real", prompt),
+        "correct": FieldSpec("bool", prompt),
+        "answer": FieldSpec("text", prompt),
+        "text": FieldSpec("text", prompt),
+    }
+
+
+# ---- one text for each text
+
+
+@primitive(
+    "call", writer="model", texts="record", instruction="text", group="int >= 1", max_tokens="int >= 1", temperature="real > 0",
+    top_p="real in (0, 1]", top_k="int >= 0", stop="text",
+)  # fmt: skip
+def generate(
+    writer: Any,
+    texts: Mapping[str, Any],
+    instruction: str = "",
+    group: int = 1,
+    max_tokens: int = 24,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    stop: str = "",
+    *,
+    seed: int,
+    tick: int,
+    site: tuple[int | str, ...] = (),
+) -> Record:
+    """`group` texts by the writer for each text of a record, which it reads behind `instruction`. Nothing is verified.
+
+    `texts`: a record with `text`; what else it says of a row (task, reward, ..) is not passed on, but for `task`. `temperature`, `top_p`, `top_k`,
+    `stop` as in `sample`. Returns the fields of `sample` without reward, correct and prompt_id; group [sample -> prompt] is the text that was read,
+    `read` that text itself (without the instruction), `text` what was written.
+    """
+    import torch
+
+    read = [instruction + text for text in texts["text"]]
+    asked = [writer.tokenizer.encode(writer.tokenizer.chat(text)) for text in read]
+    owner = numpy.repeat(numpy.arange(len(asked)), group)
+    copies = numpy.tile(numpy.arange(group), len(asked))
+    device = writer.head.device
+    index = torch.as_tensor(owner, device=device)
+    task = {"task": texts["task"].to(device)[index]} if "task" in texts else {}
+    keys = task["task"].cpu().numpy() if task else owner  # so that a draw does not depend on what else is asked
+    marks = (stop,) if stop else ()
+    draws = draws_of(random.key(seed, "generate", tick, *site), keys, copies, max_tokens)
+    drawn = respond(writer, asked, owner, draws, Decoding(max_tokens, float(temperature), float(top_p), top_k, marks))
+    prompt, prompt_mask = (torch.tensor(rows, device=device)[index] for rows in pad_left(asked, writer.tokenizer.pad_id))
+    return task | {
+        "ids": torch.cat([prompt, drawn["action"]], dim=1),
+        "prompt_mask": torch.cat([prompt_mask, torch.zeros_like(drawn["mask"])], dim=1),
+        "mask": drawn["mask"],
+        "action": drawn["action"],
+        "logp_old": drawn["logp"],
+        "entropy_old": drawn["entropy"],
+        "length": drawn["mask"].sum(-1),
+        "finished": drawn["finished"],
+        "group": index,
+        "copy": torch.as_tensor(copies, device=device),
+        "read": [texts["text"][row] for row in owner],
+        "text": written(drawn, writer, marks),
+    }
+
+
+def written(drawn: Mapping[str, Tensor], writer: Any, marks: Sequence[str]) -> list[str]:
+    """What was written, as one line: blanks and new lines around and inside are single blanks."""
+    return [" ".join(text.split()) for text in texts_of(drawn["action"], drawn["mask"], writer.tokenizer, marks)]
+
+
+def generate_fields(
+    writer: ModelSpec, texts: Mapping[str, FieldSpec], group: Any = 1, max_tokens: Any = 24, **options: Any
+) -> Mapping[str, FieldSpec]:
+    """The record of `generate`."""
+    vocabulary = writer.facts.get("vocabulary")
+    read = texts["text"].axes[0][1] if "text" in texts else None
+    sample, token = (
+        ("sample", read * group if read is not None and isinstance(group, int) else None),
+        ("token", max_tokens if isinstance(max_tokens, int) else None),
+    )
+    word = ("word", vocabulary if isinstance(vocabulary, int) else None)
+    fields = {
+        "ids": FieldSpec("int", (sample, ("place", None)), target=word, padded=True),
+        "prompt_mask": FieldSpec("bool", (sample, ("place", None))),
+        "mask": FieldSpec("bool", (sample, token)),
+        "action": FieldSpec("int", (sample, token), target=word, padded=True),
+        "logp_old": FieldSpec("real", (sample, token), padded=True),
+        "entropy_old": FieldSpec("real", (sample, token), padded=True),
+        "length": FieldSpec("int", (sample,)),
+        "finished": FieldSpec("bool", (sample,)),
+        "group": FieldSpec("int", (sample,), target=("prompt", read)),
+        "copy": FieldSpec("int", (sample,)),
+        "read": FieldSpec("text", (sample,)),
+        "text": FieldSpec("text", (sample,)),
+    }
+    if "task" in texts:
+        fields["task"] = FieldSpec("int", (sample,), target=texts["task"].target)
+    return fields

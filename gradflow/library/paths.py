@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from gradflow.library.agents import CALCULATOR, agent_fields, copies_of, prompts_of, record_of, verified
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
-from gradflow.library.episodes import Rules, Turns, empty, numbers_of, play
 from gradflow.library.records import opened
 from gradflow.library.responses import Record, turn_tokens
 from gradflow.library.sampling import Decoding
 from gradflow.library.text_tasks import Tasks
 from gradflow.library.tools import made
+from gradflow.library.turns import Rules, Turns, empty, numbers_of, play
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -61,3 +61,24 @@ def live_statistics(policy: Any, samples: Mapping[str, Any], temperature: float 
     logp = at_words(table, samples["action"][mask])
     zeros = logp.new_zeros(mask.shape)
     return zeros.masked_scatter(mask, logp), zeros.masked_scatter(mask, entropies(table)) if entropy else None
+
+
+def token_values(model: Any, head: Any, samples: Mapping[str, Any]) -> Tensor:
+    """What `head` (W -> 1) makes of the state before each drawn token: [B, T], 0 where there is no token."""
+    mask = samples["mask"]
+    value = head(response_hidden(model, samples))
+    return value.new_zeros(mask.shape).masked_scatter(mask, value)
+
+
+def class_logits(model: Any, head: Any, samples: Mapping[str, Any]) -> Tensor:
+    """What `head` (W -> classes) makes of the last token of each response, or of its prompt where there is none: [B, classes], [B] for one."""
+    import torch
+
+    ids, prompt_mask, mask, length = (samples[name] for name in ("ids", "prompt_mask", "mask", "length"))
+    width = ids.shape[1] - mask.shape[1]
+    first = int(prompt_mask.any(0).long().argmax())
+    last = int(length.max())
+    seen = torch.cat([prompt_mask[:, first:width], torch.arange(last, device=ids.device) < length[:, None]], dim=1)
+    hidden = model.hidden(ids[:, first : width + last], seen)
+    place = (width - first - 1 + length).clamp(max=hidden.shape[1] - 1)
+    return head(hidden[torch.arange(len(ids), device=ids.device), place])

@@ -27,7 +27,8 @@ class Tasks:
     """One split of a task set at run time.
 
     `questions`, `answers`: one text a prompt; `ids`: int64 [prompt]; `rows`: int64, the prompts that this tick uses, or None where `sample`
-    shall draw them; `batch`: how many it then draws (None: all); `fields`: all columns of the split by name.
+    shall draw them; `batch`: how many it then draws (None: all); `fields`: all columns of the split by name; `feedback(ids, responses)`: what the
+    world says to them, if anything.
     """
 
     questions: tuple[str, ...]
@@ -37,6 +38,7 @@ class Tasks:
     batch: int | None = None
     rows: numpy.ndarray | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    feedback: Callable[[Any, list[str]], list[str]] | None = None
 
     @classmethod
     def of(cls, spec: DataSpec, split: str = "train") -> Tasks:
@@ -44,7 +46,8 @@ class Tasks:
         if spec.verify is None:
             raise ValueError(f"`{spec.name}` has no verifier: its rows are no tasks")
         loaded = spec.load()[split]
-        return cls(tuple(loaded["question"]), tuple(loaded["answer"]), numpy.asarray(loaded["id"]), spec.verify, spec.batch, None, loaded)
+        questions, answers = tuple(loaded["question"]), tuple(loaded["answer"])
+        return cls(questions, answers, numpy.asarray(loaded["id"]), spec.verify, spec.batch, None, loaded, spec.feedback)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -126,7 +129,7 @@ def reasoning_gym(name: str, size: int, test: int = 200, seed: int = 0, batch: i
         worth = [dataset().score_answer(response.strip(), entries()[int(row)]) for row, response in zip(ids, responses)]
         return numpy.array(worth, dtype=numpy.float64)
 
-    return task_spec(name, sizes, load, verify, batch)
+    return task_spec(name, sizes, load, verify, batch, graded=1)
 
 
 def create_family(name: str, settings: Mapping[str, Any]) -> Any:
@@ -243,6 +246,32 @@ def needle(draws: numpy.ndarray, length: int, digits: int) -> tuple[str, str]:
     place = int(draws[2] * (len(words) + 1))
     text = "".join(f"{word} " for word in words[:place]) + sentence + "".join(f"{word} " for word in words[place:])
     return text + " " * (length - len(text) - len(question)) + question, code
+
+
+DIGITS = (lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a - b, lambda a, b: a + 2 * b, lambda a, b: a * a + b, lambda a, b: a + b * b)
+
+
+@primitive("data", length="int in [1, 6]", scored="int in [1, 6]", seed="int >= 0", batch="int >= 1")
+def last_digits(length: int = 4, scored: int | None = None, seed: int = 0, batch: int | None = None) -> DataSpec:
+    """`37` -> `0164`: the last digits of a + b, a * b, a - b, a + 2 b, a a + b, a + b b, as many as `length`, for all 100 pairs of digits.
+
+    `scored`: only so many first digits of a response are looked at (default: all, and then nothing may follow), so that right answers can
+    differ; reward 1 where these are right, else 0. Questions stand in an order keyed by `seed`. Nothing is held out.
+    Raises ValueError where more digits are scored than there are.
+    """
+    counted = length if scored is None else scored
+    if counted > length:
+        raise ValueError(f"{counted} digits are to be scored of answers that have {length}")
+    pairs = [divmod(int(pair), 10) for pair in random.permutation(random.key(seed, "last_digits"), 100)]
+    questions = [f"{a}{b}" for a, b in pairs]
+    answers = ["".join(str(rule(a, b) % 10) for rule in DIGITS[:length]) for a, b in pairs]
+
+    def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
+        seen = [response.strip() if counted == length else response[:counted] for response in responses]
+        return numpy.array([float(text == answers[int(row)][:counted]) for row, text in zip(ids, seen)])
+
+    sizes = {"train": 100}
+    return task_spec("last_digits", sizes, lambda: cut_splits(questions, answers, sizes), verify, batch, length=length, scored=counted)
 
 
 @primitive("data", prompts="int >= 1", length="int >= 1", vocabulary="int >= 2", seed="int >= 0", batch="int >= 1")

@@ -293,7 +293,7 @@ def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scop
     given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
     bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
     configured = v.Function(definition, function.scope, bound)
-    if not supplied and not any(arg.name is None for arg in node.args):
+    if not supplied and not any(arg.name is None or arg.name not in params for arg in node.args):  # what a function value drops is a call too
         return configured
     return run_body(e, configured, supplied, node.span)
 

@@ -23,6 +23,7 @@ from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
 from gradflow.passes.suggestions import head
+from gradflow.procedures.states import Keeping
 from gradflow.topologies.edges import Rule
 
 SIDES = (12, 8, 6, 5)
@@ -186,6 +187,8 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
     scope.names.update(bound)
     supplied: dict[str, Any] = {}
     for statement in definition.body or ():
+        if isinstance(statement, s.State):
+            raise _NoStandIn  # it is kept by the `~` that calls the function, which also knows its sizes
         if not isinstance(statement, s.Input) or statement.default is not None:
             continue
         option = statement.type.options[0]
@@ -203,7 +206,11 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
         inner.names["#definition"] = definition
         e.evaluate(definition.value, inner)
         return
-    run_function(e, v.Function(definition, home, bound), supplied, definition.span)
+    e.world, e.keeping = [], Keeping(e, definition.name)  # as if it were called with `~`
+    try:
+        run_function(e, v.Function(definition, home, bound), supplied, definition.span)
+    finally:
+        e.world, e.keeping = None, None
 
 
 def _ring(e: Elaborator) -> v.Topology:

@@ -149,9 +149,11 @@ class Elaborator:
         finally:
             self.passes.pop()
 
-    def remember(self, node: Node) -> None:
-        """A formula of an objective or a pipeline: taken once per rollout if nothing live is in it."""
-        self.formulas[node.id] = node
+    def remember(self, value: Any) -> None:
+        """A formula of an objective or a pipeline, or the fields of one: taken once per rollout if nothing live is in it."""
+        for node in value.fields.values() if isinstance(value, v.Record) else (value,):
+            if isinstance(node, Node):
+                self.formulas[node.id] = node
 
     @contextmanager
     def collecting(self) -> Any:
@@ -196,9 +198,9 @@ class Elaborator:
         if found:
             if isinstance(value, v.Missing):
                 raise mistake(
-                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="read here",
+                    "E0205", node.span, f"`{value.owner}` needs the input `{value.name}`", label="read here",
                     why="the call does not supply it, and no record in reach has it",
-                    fix=f"pass `{name}: ..`, or a record that has a field `{name}`",
+                    fix=f"pass `{value.name}: ..`, or a record that has a field `{value.name}`",
                 )  # fmt: skip
             self.used.add(name)
             return True, self.force(value)

@@ -145,12 +145,14 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
     if primitive.kind == "tool":
         return tool_value(name, arguments, node.span)
     from gradflow.library.rollouts import RESULT_TYPES
-    from gradflow.procedures.acting import calling, declared, world_call
+    from gradflow.procedures.acting import calling, declarations, world_call
 
     if name == "score":
-        return _score(e, node, arguments)
+        from gradflow.builtins.scores import scored
+
+        return scored(e, node, arguments)
     with calling(e, name):
-        fields = RESULT_TYPES[name](**{k: declared(x) for k, x in arguments.items()})
+        fields = RESULT_TYPES[name](**declarations(name, arguments))
         return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
@@ -216,33 +218,6 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
     if variadic is not None:
         bound[variadic] = tuple(rest)
     return bound
-
-
-def _score(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
-    """score(policy, samples): every field of the record, and the live ones of the policy, each a use of one model call."""
-    policy, samples = arguments["policy"], arguments["samples"]
-    if not isinstance(samples, v.Record) or "mask" not in samples.fields:
-        raise mistake(
-            "E0206", node.span, "`score` needs a record of samples", why=f"its second argument is {v.kind_name(samples)}",
-            fix="draw them: `samples ~ sample(policy, tasks, ..)`",
-        )  # fmt: skip
-    shared = ("group",) if e.constants.get("scheduled") else ()  # what a schedule reads beside the rest
-    names = tuple(n for n in ("ids", "prompt_mask", "mask", "action", "length", *shared) if n in samples.fields)
-    options = {k: x for k, x in arguments.items() if k not in ("policy", "samples", "reference")}
-    fields = dict(samples.fields)
-    axes = samples.fields["mask"].type.axes
-
-    def live(model: v.Model, output: str, held: bool) -> Node:
-        own = tuple(sorted({**options, **({"entropy": True} if output == "entropy" else {})}.items()))
-        inputs = (e.parameters_of(model), *(samples.fields[n] for n in names))
-        value = e.ops.make("model", inputs, Type("real", axes), model=model.name, method="score", fields=names, output=output, options=own)
-        return e.ops.constant(e.ops.elementwise("stop", value)) if held else value
-
-    for output in ("logp", "entropy"):
-        fields[output] = live(policy, output, False)
-        if arguments.get("reference") is not None:
-            fields[f"{output}_ref"] = live(arguments["reference"], output, True)
-    return v.Record(fields, "score")
 
 
 def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from gradflow.builtins.heads import is_head, with_head
 from gradflow.events.plan import check_unit
 from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.types import Axis, Type, union
@@ -65,9 +66,8 @@ class Formula:
                 value = self.e.evaluate(self.tree, self.scope)
             finally:
                 self.busy = False
-            if isinstance(value, Node):
-                self.e.remember(value)
-            elif isinstance(value, v.STAGES):
+            self.e.remember(value)
+            if isinstance(value, v.STAGES):
                 self.memo[None] = value
             self.memo[key] = value
             return value
@@ -113,8 +113,10 @@ class PipelineElaborator:
         doc = self.definition.text("doc")
         models = {name: self.lifted(plan) for name, plan in self.models.items()}
         source = self.scope.module.source
-        made = tuple(self.phases), dict(self.bound), self.inputs, source.name, source.text, self.schedule
-        program = p.Program(self.definition.name, doc, models, self.data, *made)
+        bound = dict(self.bound)
+        program = p.Program(
+            self.definition.name, doc, models, self.data, tuple(self.phases), bound, self.inputs, source.name, source.text, self.schedule
+        )
         if not self.e.report.errors:
             from gradflow.analyses.knobs import check_knobs
             from gradflow.privacy.check import private_program
@@ -241,6 +243,8 @@ class PipelineElaborator:
                     "E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`",
                 )  # fmt: skip
             return self.copied(name, other, statement, scope)
+        if isinstance(tree, s.Call) and is_head(head):
+            return with_head(self, name, tree, statement, scope)
         spec, declaration = declare_primitive(self.e, "model", tree, scope)
         spec, kept = self.in_storage(spec, statement, scope)
         self.models[name] = p.ModelPlan(name, spec, (), None, None, False, statement.span, declaration, kept)
@@ -410,6 +414,9 @@ class PipelineElaborator:
                 self.statement(one, scope)
         with self.e.at():
             actions = self.flow_actions(inner, scope)
+        for one, _ in inner:  # what was drawn last stays held: later phases may read it
+            if isinstance(one, s.Bind) and one.op == "~" and one.targets[0].name in scope.names:
+                self.scope.names.setdefault(one.targets[0].name, scope.names[one.targets[0].name])
         check_unit(unit, actions, statement.span)
         reports = tuple(self.periodic(one, scope) for one in periodic)
         final = self.reports(tuple(last), 0, unit, scope, statement.span) if last else None

@@ -74,7 +74,8 @@ class ModelPlan:
     """A model and how it starts: `copy_of` another, from `start` (a region with one result `start`), or built from its spec and the seed.
 
     `declaration`: the primitive that made the spec, its positional values, and its options as (name, value) pairs. `stored`: the leaves that are
-    kept in a format. `born`: the phase at whose start it is made; a copy then starts where the other model is by that time.
+    kept in a format. `born`: the phase at whose start it is made; a copy then starts where the other model is by that time. `head`: what was put on
+    the model, declared likewise.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ModelPlan:
     declaration: tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]] | None = None
     stored: tuple[LeafStorage, ...] = ()
     born: int = 0
+    head: tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]] | None = None
 
 
 @dataclass(frozen=True)

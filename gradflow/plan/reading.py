@@ -68,8 +68,9 @@ class Reader:
         phases = tuple(self._phase(one, models, data) for one in doc.phases)
         parameters = {name: _parameter(one) for name, one in doc.parameters.items()}
         inputs = {name: _pick(self.types, index, "type") for name, index in doc.inputs.items()}
-        schedule = schedules.undocumented(doc.schedule, self)
-        return p.Program(doc.name, doc.doc, models, data, phases, parameters, inputs, doc.source, doc.text, schedule)
+        return p.Program(
+            doc.name, doc.doc, models, data, phases, parameters, inputs, doc.source, doc.text, schedules.undocumented(doc.schedule, self)
+        )
 
     # ---- tables
 
@@ -160,13 +161,16 @@ class Reader:
             spec = ModelSpec("free", (LeafSpec("value", doc.shape),), _no_module)
         else:
             spec, declaration = _declared(name, "model", doc.declaration)
+        head = None
+        if doc.head is not None:
+            spec, head = _declared(name, "model", doc.head, spec)
         stored = tuple(map(self._stored, doc.stored))
         spec = p.stored_spec(spec, stored)
         if spec.size != doc.size:
             raise ArtifactError(f"the model `{name}` has {spec.size} parameters here, the plan was made for {doc.size}")
         start = self.outer(doc.start, "start") if doc.start is not None else None
         lifted = tuple(Axis(*axis) for axis in doc.lifted)
-        return p.ModelPlan(name, spec, lifted, doc.copy_of, start, doc.free, self.span(doc.span), declaration, stored, doc.born)
+        return p.ModelPlan(name, spec, lifted, doc.copy_of, start, doc.free, self.span(doc.span), declaration, stored, doc.born, head)
 
     def _stored(self, doc: d.StoredDoc) -> p.LeafStorage:
         def axes(found: d.Axes) -> tuple[Axis, ...]:
@@ -298,14 +302,16 @@ def _facts(doc: d.FactsDoc | None) -> Any:
     return None if doc is None else Facts(**doc.model_dump())
 
 
-def _declared(name: str, kind: str, doc: d.DeclarationDoc | None) -> tuple[Any, tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]]:
-    """The spec that a declaration makes, its arguments checked as in a spec's text. Raises ArtifactError."""
+def _declared(
+    name: str, kind: str, doc: d.DeclarationDoc | None, of: ModelSpec | None = None
+) -> tuple[Any, tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]]:
+    """The spec that a declaration makes (of a head: on the model `of`), its arguments checked as in a spec's text. Raises ArtifactError."""
     found = catalogue().get(doc.primitive) if doc is not None else None
     if doc is None or found is None or found.kind != kind:
         raise ArtifactError(f"`{name}` is declared by no {kind} of the library")
     _check_domains(name, doc, found)
     try:
-        spec = found.function(*doc.places, **doc.options)
+        spec = found.function(*doc.places, **doc.options, **({"of": of} if of is not None else {}))
     except (MissingExtra, ValueError, OSError, TypeError, OverflowError) as error:
         raise ArtifactError(f"`{name}` cannot be made by `{doc.primitive}`: {error}") from None
     if not isinstance(spec, ModelSpec if kind == "model" else DataSpec):

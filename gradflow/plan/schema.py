@@ -114,6 +114,7 @@ class ModelDoc(Doc):
     stored: tuple[StoredDoc, ...]
     born: Size
     span: Index
+    head: DeclarationDoc | None = None
 
 
 class DataDoc(Doc):

@@ -130,10 +130,11 @@ class Writer:
 
     # ---- declarations
 
-    def declaration(self, plan: p.ModelPlan | p.DataPlan) -> dict[str, Any]:
-        if plan.declaration is None:
+    def declaration(self, plan: p.ModelPlan | p.DataPlan, head: Any = None) -> dict[str, Any]:
+        declared = head or plan.declaration
+        if declared is None:
             raise ArtifactError(f"`{plan.name}` was bound from Python, so an artifact cannot say how to make it; declare it in the spec")
-        primitive, places, options = plan.declaration
+        primitive, places, options = declared
         return {"primitive": primitive, "places": plain(places, f"`{plan.name}`"), "options": _table(dict(options), f"`{plan.name}`")}
 
     def model(self, plan: p.ModelPlan) -> dict[str, Any]:
@@ -143,6 +144,7 @@ class Writer:
             "declaration": self.declaration(plan) if declared else None, "shape": plan.spec.leaves[0].shape if free else None, "size": plan.spec.size,
             "lifted": tuple(tuple(axis) for axis in plan.lifted), "copy_of": plan.copy_of, "start": self.optional(plan.start), "free": plan.free,
             "stored": tuple(map(self.stored, plan.stored)), "born": plan.born, "span": self.span(plan.span),
+            **({"head": self.declaration(plan, plan.head)} if plan.head is not None else {}),
         }  # fmt: skip
 
     def stored(self, one: p.LeafStorage) -> dict[str, Any]:

@@ -46,9 +46,9 @@ def type_of(spec: FieldSpec) -> Type:
     return Type("int" if target is not None else spec.base, tuple(Axis(name, size) for name, size in spec.axes), target)
 
 
-def declared(value: Any) -> Any:
-    """What a primitive's type rule sees of an argument."""
-    if isinstance(value, Batch):
+def declared(value: Any, wanted: str = "data") -> Any:
+    """What a primitive's type rule sees of an argument for a parameter of the domain `wanted`: a batch is also a record."""
+    if isinstance(value, Batch) and "data" in wanted:
         assert value.data is not None
         size = next((axis.size for axis in value.fields["row"].type.axes), None)
         return replace(value.data.spec, facts={**value.data.spec.facts, "drawn": -1 if size is None else size})
@@ -145,8 +145,14 @@ def acted(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], sco
     from gradflow.library.rollouts import RESULT_TYPES
 
     with calling(e, name):
-        fields = RESULT_TYPES[name](**{k: declared(x) for k, x in arguments.items()})
+        fields = RESULT_TYPES[name](**declarations(name, arguments))
         return world_call(e, name, node, arguments, fields, scope.frame is not None)
+
+
+def declarations(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the type rule of a primitive sees of its arguments."""
+    domains = catalogue()[name].domains
+    return {key: declared(value, domains.get(key, "")) for key, value in arguments.items()}
 
 
 def extended(record: v.Record, more: Mapping[str, Any]) -> v.Record:
@@ -178,17 +184,19 @@ def actions_of(e: Elaborator, name: str, value: Any, acts: list[Any], held: Call
 
 
 def does_act(statements: Any, scope: Scope, seen: set[str] | None = None) -> bool:
-    """Whether statements call primitives that act on the world, themselves or through functions that they name."""
+    """Whether statements call primitives that act on the world, themselves or through functions that they call."""
     seen = set() if seen is None else seen
-    for part in (part for one in statements for part in s.walk(one)):
-        if not isinstance(part, s.Name) or part.id in seen or scope.local(part.id)[0]:
-            continue
-        seen.add(part.id)
-        found = scope.find(part.id)
+    parts = [part for one in statements for part in s.walk(one)]
+    own = {target.name for part in parts if isinstance(part, s.Bind) and part.op != "<-" for target in part.targets}
+    for name in dict.fromkeys(part.callee.id for part in parts if isinstance(part, s.Call) and isinstance(part.callee, s.Name)):
+        here, value = scope.local(name)
+        found = (value.definition, value.scope.module) if isinstance(value, v.Function) else None if here or name in own else scope.find(name)
         if found is not None:
-            if found[0].kind == "function" and does_act(found[0].body or (), found[1].scope(), seen):
+            fresh = found[0].name not in seen
+            seen.add(found[0].name)
+            if fresh and found[0].kind == "function" and does_act(found[0].body or (), found[1].scope(), seen):
                 return True
-        elif part.id in catalogue() and catalogue()[part.id].kind == "call" and part.id != "score":
+        elif not here and name not in own and name in catalogue() and catalogue()[name].kind == "call" and name != "score":
             return True
     return False
 
@@ -201,4 +209,4 @@ def misplaced_choice(statement: s.When) -> Exception:
     )  # fmt: skip
 
 
-__all__ = ["Batch", "Loop", "acted", "actions_of", "calling", "declared", "does_act", "extended", "rows_where", "world_call"]
+__all__ = ["Batch", "Loop", "acted", "actions_of", "calling", "declarations", "does_act", "extended", "rows_where", "world_call"]

@@ -33,6 +33,7 @@ from gradflow.plan.program import Assign, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.privacy.guard import Guard, guard_of
 from gradflow.procedures.acts import Act
+from gradflow.procedures.figures import rollout_figures
 from gradflow.procedures.running import Carrier
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
@@ -293,6 +294,7 @@ class Run:
         drawn = self.world.tokens - tokens
         amount, what = (drawn, "tokens") if drawn else (plan.rows * plan.updates, "samples")
         loss, metrics = tally.totals()
+        metrics = {**rollout_figures(self.held), **metrics} if drawn and self.guard is None else metrics
         clocks = self.clocks
         if self.guard is not None:
             metrics |= self.guard.metrics(clocks.executed, clocks.tick, self.units)
@@ -319,7 +321,7 @@ class Run:
         if not samples:
             yield from [None] * plan.updates
             return
-        owner = self._owner(group, plan.phase.settings.get("whole", ""))
+        owner = self._owner(plan, group)
         found = samples if owner is None else int(owner.max()) + 1
         if found < plan.minibatches:
             what = "samples" if owner is None else "groups, which an update needs whole,"
@@ -328,14 +330,10 @@ class Run:
             key = random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch)
             yield from pieces(key, samples, plan.minibatches, owner, self.device)
 
-    def _owner(self, group: tuple[Update | Assign, ...], whole: str) -> Tensor | None:
-        """The group of each sample, numbered through, where one of these updates sums by group or groups were asked to stay whole."""
-        read = (source for action in group for source in action.region.sources() if source["kind"] == "held" and source.type.has("sample"))
-        known = next((self.held[source["path"][0], whole] for source in read if (source["path"][0], whole) in self.held), None)
-        if known is not None:
-            return known.unique(return_inverse=True)[1]
-        index = grouping(action.region for action in group)
-        return None if index is None else self._reader("", None, True)(index).unique(return_inverse=True)[1]
+    def _owner(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Tensor | None:
+        """The group of each sample, numbered through, where one of these updates sums by group or whole groups are asked for."""
+        index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""), self.held)
+        return None if index is None else self.held[index].unique(return_inverse=True)[1]
 
     def _samples(self, group: tuple[Update | Assign, ...]) -> int:
         """How many samples were drawn; 0 where the group reads none."""

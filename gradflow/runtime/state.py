@@ -82,8 +82,12 @@ class Store:
             if plan.free:
                 return first
             module = copy.deepcopy(self.runners[plan.copy_of].module)
-            self.runners[plan.name] = self._runner(plan, module)
-            return self.runners[plan.name].flat() if plan.stored else first
+            if plan.head is None:
+                self.runners[plan.name] = self._runner(plan, module)
+                return self.runners[plan.name].flat() if plan.stored else first
+            assert plan.spec.dress is not None
+            self.runners[plan.name] = self._runner(plan, plan.spec.dress(module, model_seed(seed, plan.name)))
+            return self.runners[plan.name].flat()
         if plan.start is not None:
             return torch.as_tensor(start(plan), dtype=self.real, device=self.device)
         try:

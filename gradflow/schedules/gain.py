@@ -17,7 +17,8 @@ from typing import Any
 
 from gradflow.library.catalogue import ModelSpec
 from gradflow.plan import program as p
-from gradflow.procedures.acts import Draw, acts_in, regions_in
+from gradflow.procedures.acts import acts_in, regions_in
+from gradflow.procedures.shown import draws_of
 from gradflow.schedules.plan import HOOK, SCORE, SchedulePlan
 
 WORTH = 1.1  # below this gain the rows cost about as much as they save
@@ -59,15 +60,15 @@ def sampled(program: p.Program) -> list[Sampled]:
     for phase in program.phases:
         pieces = phase.settings.get("minibatches", 1) if phase.unit == "rollouts" else 1
         whole = bool(phase.settings.get("whole"))
-        for action in phase.actions:
-            fields = action.call.fields if isinstance(action, Draw) else {}
-            if not isinstance(action, Draw) or not {"group", "mask"} <= set(fields):
+        for name, call, _ in draws_of(phase.actions):
+            fields = call.fields
+            if not {"group", "mask"} <= set(fields):
                 continue
             samples, prompts = fields["group"].axes[0][1], fields["group"].target[1] if fields["group"].target is not None else None
             tokens = fields["mask"].axes[1][1]
             if samples and prompts and tokens:
-                names = action.call.models.get("policy", ""), action.call.data.get("tasks", ("", ""))[0]
-                found.append(Sampled(action.name, *names, prompts, samples // prompts, tokens, samples // pieces, whole))
+                names = call.models.get("policy", ""), call.data.get("tasks", ("", ""))[0]
+                found.append(Sampled(name, *names, prompts, samples // prompts, tokens, samples // pieces, whole))
     return found
 
 
