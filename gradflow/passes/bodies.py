@@ -436,7 +436,7 @@ def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], sc
         )  # fmt: skip
     current = value.type.target
     if current is None:
-        value = e.ops.make("rename", (value,), Type("int", value.type.axes, Axis(target, None)))
+        value = e.ops.make("rename", (value,), Type("int", value.type.axes, scope.axes.get(target, Axis(target, None))))
     elif current.name != target:
         renamed[current.name] = target
         value = e.ops.rename(value, {current.name: target})

@@ -266,7 +266,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     if definition.value is not None:
         value = applied(e, e.evaluate(definition.value, inner), definition.value.span)
         return v.ChainOf((value,), span) if definition.kind in STAGE_DEFINITIONS else value
-    if definition.kind in (*STAGE_DEFINITIONS, "format"):
+    if definition.kind in (*STAGE_DEFINITIONS, "format", "schedule"):
         return v.Stage(definition, home, bound, span)
     raise unbuilt(span, f"{definition.kind}s cannot be used yet", f"leave `{definition.name}` out of what runs")
 
