@@ -6,9 +6,10 @@ which is another one from rollout to rollout.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from gradflow.graph.graph import Node, depends
+from gradflow.graph.graph import Node
 from gradflow.language.source import Span
 
 AXES = ("token", "place")  # of `gradflow/library/rollouts.py`
@@ -21,18 +22,27 @@ def padding_counts(e: Any, x: Any, over: tuple[str, ...], span: Span) -> None:
     if axis is None or not isinstance(x, Node) or not x.type.has(axis) or x.type.base == "bool":
         return
 
-    def padded(node: Node) -> bool:
-        return node.type.has(axis) and (
-            node.op == "model"
-            and node.get("method") == "score"
-            or node.op == "source"
-            and node["kind"] in ("held", "world")
-            and node["path"][-1].rpartition(".")[2] in FIELDS
-        )
-
-    if x.id in depends([x], padded):
+    if any(_padded(node, axis) for node in _arithmetic(x)):
         e.warn(
             "W0121", span, f"this mean over `{axis}` counts the padding behind the responses",
             why="they are as wide as the longest of the rollout, so the mean depends on the others",
             fix="say which tokens there are: `mean(.., where: mask)`",
         )  # fmt: skip
+
+
+def _padded(node: Node, axis: str) -> bool:
+    if node.op == "model":
+        return node.get("method") == "score" and node.type.has(axis)
+    return node.op == "source" and node["kind"] in ("held", "world") and node["path"][-1].rpartition(".")[2] in FIELDS and node.type.has(axis)
+
+
+def _arithmetic(x: Node) -> Iterator[Node]:
+    """What a value is made of, without the conditions that choose: a share of conditions is not a mean of numbers."""
+    seen: set[int] = set()
+    stack = [x]
+    while stack:
+        node = stack.pop()
+        if node.id not in seen and node.type.base != "bool":
+            seen.add(node.id)
+            yield node
+            stack.extend(node.inputs)
