@@ -6,7 +6,8 @@
 `language.md`, `library.md`, `diagnostics.md` and `claims.md` are made whole: constructs come from `constructs.toml` (a test holds it against the
 grammar), built-ins from their table, primitives from the catalogue, definitions from the shipped specs, pages from the list of diagnostics. In
 pages that people write (`RECORDED`) the outputs are made, and the tables of other libraries' options: a block ```gflow NAME or ```python NAME is
-a file, a block ```console holds commands after `$ ` and what they print. Runs take time and print times, so theirs stand in ```text blocks and are not made again.
+a file, a block ```console holds commands after `$ ` and what they print. Runs take time and print times, so theirs stand in ```text blocks and
+are not made again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the table calls the other library's numbers are its numbers: recorded losses, advantages, aggregations and KL estimates, by the rows' lines."""
+"""What the table calls another library's numbers are its numbers: recorded losses, advantages, aggregations and KLs, by the lines of the rows."""
 
 from __future__ import annotations
 
