@@ -137,7 +137,9 @@ def test_a_schedule_gives_out_all_evenly_and_more_first(backend: str, seed: int,
 # ---- hints
 
 
-def planned(question: Any, answer: Any, draws: Any, masked: Any, length: int, low: int, gap: int, last: bool, tail: int, widest: float, ratio: float) -> Any:
+def planned(
+    question: Any, answer: Any, draws: Any, masked: Any, length: int, low: int, gap: int, last: bool, tail: int, widest: float, ratio: float
+) -> Any:
     area = max(0, length - tail)
     room = numpy.full(length, BLANK)
     used = min(len(answer), area)
@@ -278,7 +280,9 @@ def test_with_everything_hidden_the_estimate_needs_no_draw(backend: str, seed: i
     r = numpy.random.default_rng(seed)
     ids = r.integers(0, 5, (2, prompt + 4))
     inputs = tables(r, prompt + 4) | {"ids": ids, "d_logp": r.normal(size=(2, 4))}
-    one, other = (found("logp_estimate", inputs | {"uniform": r.uniform(size=ids.shape)}, backend, mask_id=BLANK, prompt_len=prompt) for _ in range(2))
+    one, other = (
+        found("logp_estimate", inputs | {"uniform": r.uniform(size=ids.shape)}, backend, mask_id=BLANK, prompt_len=prompt) for _ in range(2)
+    )
     for name, value in one.items():
         numpy.testing.assert_array_equal(value, other[name])
     seen = numpy.where(numpy.arange(prompt + 4) < prompt, ids, BLANK)
