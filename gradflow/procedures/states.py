@@ -70,7 +70,7 @@ def declare(body: Body, statement: s.State, scope: Scope) -> None:
     option = statement.type.options[0] if statement.type is not None else None
     axes: tuple[Axis, ...] = ()
     if option is not None and option.axes is not None:
-        axes, _ = declared_axes(e, option.axes, scope)
+        axes = tuple(_sized(axis, scope) for axis in declared_axes(e, option.axes, scope)[0])
     for name in statement.names:
         init = e.tensor(e.evaluate(statement.init, scope), statement.init)
         own = axes if option is not None and option.axes is not None else init.type.axes if isinstance(init, Node) else ()
@@ -84,6 +84,18 @@ def declare(body: Body, statement: s.State, scope: Scope) -> None:
         scope.names[name] = _begun(keeping, name, scope, Type(option.base if option is not None and option.base else given, own), init)
         for axis in own:
             scope.axes.setdefault(axis.name, axis)
+
+
+def _sized(axis: Axis, scope: Scope) -> Axis:
+    """The axis with its size, where what is at hand tells it: `task` has as many entries as the data set that the function works on."""
+    if axis.size is not None or axis.name != "task":
+        return axis
+    for name in scope.locals():
+        value = scope.local(name)[1]
+        data = value if isinstance(value, v.Data) else getattr(value, "data", None)
+        if isinstance(data, v.Data) and data.spec.verify is not None:
+            return Axis(axis.name, data.spec.tasks)
+    return axis
 
 
 def _begun(keeping: Keeping, name: str, scope: Scope, type_: Type, init: Any) -> Node:
