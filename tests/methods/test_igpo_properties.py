@@ -317,8 +317,8 @@ function rolled(extra: hinted | plain | none = hinted, group: int >= 2 = 4, most
   input Wpos  : [place, word]
   input S     : [seen, word]
   made = answered(
-    asked, trace, steps, final, net: x => Wpos + S[seen: x], extra: extra, group: group, most: most, blank: 6, eot: 5, equals: 4, length: 8, width: 4,
-    calls: 4
+    asked, trace, steps, final, extra: extra, group: group, most: most, blank: 6, length: 8, solved: solved(equals: 4, eot: 5),
+    sampler: denoise(net: x => Wpos + S[seen: x], blank: 6, eot: 5, length: 8, width: 4, calls: 4), hints: hinted(length: 8, blank: 6, tail: 0, low: 2)
   )
   return (tokens: arrange(made.tokens, [sample, place]), hint: arrange(made.hint, [sample, place]), reward: made.reward, advantage: made.advantage,
           lost: made.lost, left: made.left)
