@@ -49,7 +49,7 @@ def test_traces_lead_to_their_answers(options):
             assert numpy.shape(rows[name]) == tuple(size for _, size in field.axes)
         for question, answer, asked, trace, steps, final in zip(*(rows[name] for name in ("question", "answer", "asked", "trace", "steps", "final"))):
             numbers = [int(part) for part in question.rstrip("=").split("+")]
-            assert options.get("least", terms) <= len(numbers) <= terms and 0 <= min(numbers) and max(numbers[1:]) <= options.get("largest", modulus)
+            assert options.get("least", terms) <= len(numbers) <= terms and min(numbers) >= 0 and max(numbers[1:]) <= options.get("largest", modulus)
             assert int(answer) == sum(numbers) % modulus and tokenizer.decode(final) == answer
             assert tokenizer.decode(asked).strip() == question
             text = tokenizer.decode(trace)

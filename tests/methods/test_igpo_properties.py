@@ -137,7 +137,9 @@ def test_a_schedule_gives_out_all_evenly_and_more_first(backend: str, seed: int,
 # ---- hints
 
 
-def planned(question: Any, answer: Any, draws: Any, masked: Any, length: int, low: int, gap: int, last: bool, tail: int, widest: float, ratio: float) -> Any:
+def planned(
+    question: Any, answer: Any, draws: Any, masked: Any, length: int, low: int, gap: int, last: bool, tail: int, widest: float, ratio: float
+) -> Any:
     area = max(0, length - tail)
     room = numpy.full(length, BLANK)
     used = min(len(answer), area)
@@ -278,7 +280,9 @@ def test_with_everything_hidden_the_estimate_needs_no_draw(backend: str, seed: i
     r = numpy.random.default_rng(seed)
     ids = r.integers(0, 5, (2, prompt + 4))
     inputs = tables(r, prompt + 4) | {"ids": ids, "d_logp": r.normal(size=(2, 4))}
-    one, other = (found("logp_estimate", inputs | {"uniform": r.uniform(size=ids.shape)}, backend, mask_id=BLANK, prompt_len=prompt) for _ in range(2))
+    one, other = (
+        found("logp_estimate", inputs | {"uniform": r.uniform(size=ids.shape)}, backend, mask_id=BLANK, prompt_len=prompt) for _ in range(2)
+    )
     for name, value in one.items():
         numpy.testing.assert_array_equal(value, other[name])
     seen = numpy.where(numpy.arange(prompt + 4) < prompt, ids, BLANK)
@@ -318,7 +322,8 @@ function rolled(extra: hinted | plain | none = hinted, group: int >= 2 = 4, most
   input S     : [seen, word]
   made = answered(
     asked, trace, steps, final, extra: extra, group: group, most: most, blank: 6, length: 8, solved: solved(equals: 4, eot: 5),
-    sampler: denoise(net: x => Wpos + S[seen: x], blank: 6, eot: 5, length: 8, width: 4, calls: 4), hints: hinted(length: 8, blank: 6, tail: 0, low: 2)
+    sampler: denoise(net: x => Wpos + S[seen: x], blank: 6, eot: 5, length: 8, width: 4, calls: 4),
+    hints: hinted(length: 8, blank: 6, tail: 0, low: 2)
   )
   return (tokens: arrange(made.tokens, [sample, place]), hint: arrange(made.hint, [sample, place]), reward: made.reward, advantage: made.advantage,
           lost: made.lost, left: made.left)
