@@ -39,13 +39,18 @@ def check_policy(e: Elaborator, program: p.Program, definition: s.Definition, sc
         selections(e, program, phase, origins, said)
 
 
+def moving(update: p.Update) -> list[Node]:
+    """What the parameters move by; what is only reported is left out."""
+    return ordered([node for name, node in update.region.results if name.startswith("param/")])
+
+
 # ---- temperatures
 
 
 def temperatures(e: Elaborator, update: p.Update, origins: Origins, said: list[s.Definition]) -> None:
     """E0408: a ratio or a difference of log-probabilities that were taken at two temperatures."""
     known: dict[int, tuple[float, str]] = {}
-    for node in update.region.nodes():
+    for node in moving(update):
         own = _scored(node, origins)
         below = {known[one.id] for one in node.inputs if one.id in known}
         if own is not None:
@@ -87,7 +92,7 @@ def _arguments(said: Iterable[s.Definition], wanted: tuple[tuple[str, str], ...]
 
 def drawn_elsewhere(e: Elaborator, update: p.Update, origins: Origins, said: list[s.Definition]) -> None:
     """W0118: samples come from a distribution that is not the one of `logp_old`, and nothing says that this is meant."""
-    for node in update.region.nodes():
+    for node in moving(update):
         if node.op != "source" or node["kind"] != "held" or node["path"][-1] != "logp_old":
             continue
         for call in origins.behind("held", node["path"]):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from gradflow.analyses.padding import padding_counts
 from gradflow.builtins.arguments import Arguments, BuiltinFunction, is_axis
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Type
@@ -206,6 +207,8 @@ def averaged(a: Arguments, x: Any, mask: Any, over: tuple[str, ...], weight: Any
         count = summed(a, weight, mask, over)
         total = summed(a, e.ops.elementwise("mul", x, weight), mask, over)
         return e.ops.elementwise("div", total, e.ops.where(e.ops.elementwise("eq", count, 0), 1, count))
+    if not a.has("where"):
+        padding_counts(e, x, over, a.call.span)
     count = counted(a, x, mask, over)
     total = summed(a, x, mask, over)
     if isinstance(less, Node) or less:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradflow.gradients.joints import Asked, check_part, no_gradient, run_joint
+from gradflow.gradients.joints import Asked, check_part, no_gradient, run_joint, takes_gradients
 from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
@@ -30,7 +30,8 @@ SUMS, PRODUCTS = ("+", "-"), ("*", "/")
 
 def elaborator_of(e: Elaborator, head: Any) -> type[FlowElaborator]:
     """Which elaborator a flow with this head needs."""
-    return Combination if isinstance(head, v.Live) and is_gradient(head.tree, head.scope) else FlowElaborator
+    combines = isinstance(head, v.Live) and (is_gradient(head.tree, head.scope) or takes_gradients(head.tree, head.scope))
+    return Combination if combines else FlowElaborator
 
 
 def is_gradient(tree: s.Node, scope: Scope) -> bool:
@@ -184,8 +185,8 @@ def check_sums(tree: s.Node, scope: Scope) -> None:
         return
     if isinstance(tree, s.Binary) and tree.op in (*SUMS, *PRODUCTS):
         sides = [is_gradient(side, scope) for side in (tree.left, tree.right)]
-        if tree.op in SUMS and sum(sides) == 1:
-            other = tree.right if sides[0] else tree.left
+        other = tree.right if sides[0] else tree.left
+        if tree.op in SUMS and sum(sides) == 1 and (not isinstance(other, s.Name) or scope.local(other.id)[0]):
             raise unlike(other.span, "a gradient and a value that is none are added", "one is a vector of all parameters, the other is not",
                          "take its gradient too: `(loss -> backprop)`, in brackets")  # fmt: skip
         if tree.op in PRODUCTS and (sum(sides) == 2 or (tree.op == "/" and sides[1])):

@@ -31,12 +31,14 @@ MODULES = (
     "rollouts",
     "answer_pairs",
     "demonstrations",
+    "answers",
     "tools",
     "tool_tasks",
     "agents",
     "agent_tests",
     "paths",
     "episodes",
+    "rewards",
 )
 
 

@@ -112,9 +112,9 @@ def _table_module(length: int, vocabulary: int, start: Tensor, features: Tensor 
 
         def table(self, numbers: Tensor) -> Tensor:
             """Logits [.., token, word] of prompts [..]."""
-            return (
-                self.theta[numbers] if self.features is None else torch.tensordot(self.features[numbers], self.theta, dims=1) + decoy * self.head[0]
-            )
+            if self.features is None:
+                return self.theta[numbers]
+            return torch.tensordot(self.get_buffer("features")[numbers], self.theta, dims=1) + decoy * self.head[0]
 
         def forward(self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False, headless: bool = False) -> Any:
             return self.table(ids) if cache is None else self.step(ids, cache, attention_mask, last)

@@ -13,6 +13,7 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
+from gradflow.language.source import Span
 from gradflow.passes import values as v
 from gradflow.passes.calls import declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS
@@ -34,6 +35,7 @@ class Keeping:
     plans: dict[str, StatePlan] = field(default_factory=dict)
     slots: dict[str, tuple[Scope, str]] = field(default_factory=dict)
     more: list[tuple[str, Node]] = field(default_factory=list)
+    spans: dict[str, Span] = field(default_factory=dict)
     loops: int = 0  # that act, around the place that is being read
 
     def results(self) -> tuple[tuple[StatePlan, ...], list[tuple[str, Node]]]:
@@ -41,8 +43,15 @@ class Keeping:
         for key, (scope, name) in self.slots.items():
             value = self.e.tensor(scope.names[name])
             type_ = self.plans[key].type
-            node = self.e.ops.expand(self.e.ops.constant(value), type_.axes)
-            found.append((f"state/{self.flow}/{key}", node))
+            node = self.e.ops.constant(value)
+            for axis in node.type.names:
+                if not type_.has(axis):
+                    raise mistake(
+                        "E0303", self.spans[key], f"the state `{name}` begins without the axis `{axis}`, and becomes {v.kind_name(node)}",
+                        why="what is kept from unit to unit has one shape",
+                        fix=f"declare the axis: `state {name} : [{axis}: ..] = 0`, or reduce it: `mean(x, over: {axis})`",
+                    )  # fmt: skip
+            found.append((f"state/{self.flow}/{key}", self.e.ops.expand(node, type_.axes)))
         return tuple(self.plans.values()), found
 
 
@@ -96,7 +105,7 @@ def _begun(keeping: Keeping, name: str, scope: Scope, type_: Type, init: Any) ->
     key = f"{key}'{count + 1}" if count else key
     constant = float(init) if isinstance(init, NUMBERS) else None
     keeping.plans[key] = StatePlan(key, type_, constant or 0.0, scope.owner)
-    keeping.slots[key] = (scope, name)
+    keeping.slots[key], keeping.spans[key] = (scope, name), e.ops.span
     read: Node = e.ops.source(type_, "state", keeping.flow, key)
     if constant is not None:
         return read

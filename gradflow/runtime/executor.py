@@ -33,6 +33,7 @@ from gradflow.plan.program import Assign, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.privacy.guard import Guard, guard_of
 from gradflow.procedures.acts import Act
+from gradflow.procedures.figures import rollout_figures
 from gradflow.procedures.running import Carrier
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
@@ -293,6 +294,7 @@ class Run:
         drawn = self.world.tokens - tokens
         amount, what = (drawn, "tokens") if drawn else (plan.rows * plan.updates, "samples")
         loss, metrics = tally.totals()
+        metrics = {**rollout_figures(self.held), **metrics} if drawn and self.guard is None else metrics
         clocks = self.clocks
         if self.guard is not None:
             metrics |= self.guard.metrics(clocks.executed, clocks.tick, self.units)
@@ -329,8 +331,8 @@ class Run:
             yield from pieces(key, samples, plan.minibatches, owner, self.device)
 
     def _owner(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Tensor | None:
-        """The group of each sample, numbered through, where one of these updates sums by group or a schedule needs groups whole."""
-        index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""))
+        """The group of each sample, numbered through, where one of these updates sums by group or whole groups are asked for."""
+        index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""), self.held)
         return None if index is None else self.held[index].unique(return_inverse=True)[1]
 
     def _samples(self, group: tuple[Update | Assign, ...]) -> int:
