@@ -27,9 +27,11 @@ REDUCING = {"sum", "mean", "max", "min", "any", "all", "prod", "axis_size", "dot
 
 def check_knobs(e: Elaborator, program: p.Program, definition: s.Definition, scope: Scope) -> None:
     """Adds to the report what has no effect in this program, and what does not do what it says."""
+    from gradflow.analyses.policy_knobs import check_policy
     from gradflow.analyses.training import check_training
 
     check_training(e, program, definition, scope)
+    check_policy(e, program, definition, scope)
     reference_without_weight(e, program)
     for phase in program.phases:
         periods(e, phase)

@@ -76,13 +76,15 @@ def _unused(module: Module, definition: s.Definition, report: Report) -> None:
 
 
 def _unused_warning(one: Bound, definition: s.Definition) -> Diagnostic:
+    from gradflow.peers.table import hint
+
     code, why, fix = {
         "parameter": ("W0102", f"every value of it gives the same `{definition.name}`", "use it in the body, or remove it"),
         "input": ("W0103", "whoever calls has to supply it, and nothing depends on it", "use it in the body, or remove it"),
         "state": ("W0104", "a state that only its own next value depends on is not even stored", "use it, or remove it"),
         "model": ("W0101", "no formula, flow or report uses this model", "train or report it, or remove it"),
         "data": ("W0101", "no formula, draw or report reads this data set", "use it, or remove it"),
-    }.get(one.kind, ("W0101", "only what is used is computed", f"use it, or remove it; `report {one.name} = {one.name}` shows it"))
+    }.get(one.kind, ("W0101", "only what is used is computed", hint(one.name) or f"use it, or remove it; `report {one.name} = {one.name}` shows it"))
     return Diagnostic(code, f"the {one.kind} `{one.name}` is never used", one.span, why=why, fix=fix)
 
 

@@ -11,6 +11,7 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.expressions import Elaborator
 from gradflow.passes.suggestions import head, listed, suggestion
 
 
@@ -24,8 +25,13 @@ def position(a: Arguments) -> Any:
     return a.e.ops.range(a.scope.axes.get(axis, Axis(axis)), a.e.holder(axis, a.scope))
 
 
-@builtin("range(axes)", "0, 1, 2, .. along a new axis: `range([row: n])`, or along one in scope.", "axes")
+@builtin("range(axes)", "0, 1, 2, .. along a new axis: `range([row: n])`, or along one in scope. `n` may be known only when it runs.", "axes")
 def range_(a: Arguments) -> Any:
+    tree = a.places[0].value
+    if isinstance(tree, s.ListOf) and len(tree.items) == 1 and tree.items[0].name:
+        count = a.e.tensor(a.e.evaluate(tree.items[0].value, a.scope), tree.items[0].value)
+        if isinstance(count, Node):
+            return counted_off(a.e, tree.items[0].name, count)
     axes = a.axis_list(a.places[0])
     if len(axes) != 1:
         raise mistake(
@@ -33,6 +39,14 @@ def range_(a: Arguments) -> Any:
             fix="name one, with its size if it is new: `range([row: 4])`",
         )  # fmt: skip
     return a.e.ops.range(axes[0], a.e.holder(axes[0].name, a.scope))
+
+
+def counted_off(e: Elaborator, name: str, count: Node) -> Node:
+    """0, 1, .., count - 1 along an axis whose size is a value: an axis that an index map points into is as long as the map reaches."""
+    longer = f"{name} and one more"  # so that there may be none
+    reach = e.ops.make("rename", (e.ops.stack([count], "single"),), Type("int", (Axis("single", 1),), Axis(longer)))
+    entries = e.ops.slice(e.ops.segment("sum", 0, reach, ("single",)), longer, 1, None)
+    return e.ops.range(Axis(name), e.ops.rename(entries, {longer: name}))
 
 
 @builtin("one_hot(index, over: axis)", "1 where the index is, 0 elsewhere, along the axis.", "axes")

@@ -128,16 +128,22 @@ BUILTINS["case"] = BuiltinFunction("case", BUILTINS["case"].signature, BUILTINS[
 # ---- reductions
 
 
-def grouped(a: Arguments, op: str, x: Any) -> Node:
-    """sum, max or min by group: over the axes named, else those of the index map."""
-    e = a.e
-    index = e.tensor(a.option("by"))
+def index_map(a: Arguments) -> Node:
+    """The value of `by:`."""
+    index = a.e.tensor(a.option("by"))
     if not isinstance(index, Node) or index.type.target is None:
         raise mistake(
             "E0310", a.named["by"].span, f"`by:` needs an index map, this is {v.kind_name(index)}",
             why="a map `[sample -> prompt]` says which group each entry is in",
             fix="pass a map such as `by: group`; to reduce an axis, use `over:`",
         )  # fmt: skip
+    return index
+
+
+def grouped(a: Arguments, op: str, x: Any) -> Node:
+    """sum, max or min by group: over the axes named, else those of the index map."""
+    e = a.e
+    index = index_map(a)
     mask = a.condition()
     empty = {"sum": 0, "max": -math.inf, "min": math.inf}[op]
     if mask is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, one_axis
+from gradflow.builtins.functions import builtin, index_map, one_axis
+from gradflow.graph.graph import Node
+from gradflow.graph.types import union
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 
@@ -45,11 +47,31 @@ def sort(a: Arguments) -> Any:
     return a.e.ops.sort(x, axis, bool(a.number("descending", False)))
 
 
-@builtin("rank(x, over: axes, descending: bool)", "The place of each entry in the sorted order, 0 first; equal entries keep their order.", "order")
+@builtin(
+    "rank(x, over: axes, by: map, descending: bool)",
+    "The place of each entry in the sorted order, 0 first, of all or of its group; equal entries keep their order.",
+    "order",
+)
 def rank(a: Arguments) -> Any:
-    x = a.node(0)
+    x, descending = a.node(0), bool(a.number("descending", False))
+    if a.has("by"):
+        return rank_by(a, x, descending)
     over = tuple(n for n in x.type.names if n in a.over(x))
-    return a.e.ops.rank(x, over, bool(a.number("descending", False)))
+    return a.e.ops.rank(x, over, descending)
+
+
+def rank_by(a: Arguments, x: Node, descending: bool) -> Any:
+    """Ordered by value and then, keeping that order, by group: what stands before in all, less the members of the groups before."""
+    ops, index = a.e.ops, index_map(a)
+    over = index.type.names
+    x = ops.expand(x, union(x.type.axes, index.type.axes))
+    target = index.type.target
+    assert target is not None
+    size = ops.segment("sum", 1, index, over)
+    before = ops.elementwise("sub", ops.scan_sum(size, target.name), size)
+    total = ops.constant(ops.reduce("sum", size, [target.name]))
+    key = ops.elementwise("add", ops.elementwise("mul", index, total), ops.rank(x, over, descending))
+    return ops.elementwise("sub", ops.rank(ops.constant(key), over, False), ops.gather(before, index, target.name))
 
 
 @builtin(

@@ -1,7 +1,7 @@
 """Explain a name of the language or the library, or an error code.
 
-NAME is a definition (`adam`, `18_sapo:reason`, `my.gflow:mine`), a shipped spec (`18_sapo`), a built-in function, a primitive, or a code such
-as E0312. Exit code 2 for a name that nobody knows.
+NAME is a definition (`adam`, `18_sapo:reason`, `my.gflow:mine`), a shipped spec (`18_sapo`), a built-in function, a primitive, a code such
+as E0312, or what TRL or verl call an option (`loss_type=dapo`, `epsilon_high`). Exit code 2 for a name that nobody knows.
 """
 
 from __future__ import annotations
@@ -31,17 +31,31 @@ def page(name: str) -> str:
     if re.fullmatch(r"[EeWw]\d{4}", name):
         return code_page(name.upper())
     from gradflow.cli.entries import definition_of
+    from gradflow.peers.table import find, in_short
+    from gradflow.peers.table import page as peers_page
 
-    found = definition_of(name)
+    peers = find(name)
+    found = definition_of(name) if "=" not in name else None
     if found is not None:
-        return definition_page(*found)
+        elsewhere = "\n".join(filled(line, "  ") for line in in_short(peers).splitlines())
+        return definition_page(*found) + (f"\n\nElsewhere:\n{elsewhere}" if peers else "")
     text = builtin_page(name) or primitive_page(name) or file_page(name)
-    if text:
-        return text
+    if text or peers:
+        return text or peers_page(peers)
+    raise UsageError(f"nothing is called `{name}`; {nearby(name)}")
+
+
+def nearby(name: str) -> str:
+    """What was perhaps meant: a value of an option that another library has, or a name."""
     from gradflow.cli.entries import all_names
     from gradflow.language.diagnostics import nearest
+    from gradflow.peers.table import asked, rows, values_of
 
-    raise UsageError(f"nothing is called `{name}`; {nearest(name, all_names()) or '`gradflow list` shows the names'}")
+    values = values_of(name)
+    if values:
+        return nearest(asked(name)[1], values) or f"its values are {', '.join(f'`{value}`' for value in dict.fromkeys(values))}"
+    names = [*all_names(), *(one for row in rows() for one in row.names)]
+    return nearest(name, names) or "`gradflow list` shows the names"
 
 
 def code_page(code: str) -> str:

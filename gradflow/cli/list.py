@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from gradflow.cli.entries import DEFINITIONS, FILTERS, Entry, entries
 from gradflow.cli.terminal import FINE, UsageError, say, width
 
-SINGLE = (*DEFINITIONS, "built-in", "model", "data", "call")
+SINGLE = (*DEFINITIONS, "built-in", "model", "data", "tool", "call")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.cost.figures import ActionCost, Cost, PhaseCost, Work
 from gradflow.cost.traffic import messages_of
 from gradflow.plan.program import Program, Update
+from gradflow.schedules.gain import predicted
 
 if TYPE_CHECKING:
     from gradflow.cost.trial import Done, Trial
@@ -78,7 +79,7 @@ def _cost(program: Program, trial: Trial, precision: str) -> Cost:
     return Cost(
         sum(plan.spec.size for plan in program.models.values()), parameters, trial.kept["states"], trial.kept["data"], activations,
         ledger.peak, dict(sorted(ledger.at_peak.items(), key=lambda item: -item[1])), ledger.peak_place, phases, _merged(trial.fusion),
-        tuple(trial.notes),
+        tuple(trial.notes), scheduled=tuple(predicted(program, dict(trial.prompts))),
     )  # fmt: skip
 
 

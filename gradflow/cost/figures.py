@@ -95,6 +95,7 @@ class Cost:
     fusion: tuple[tuple[str, bool, str, str], ...] = ()  # (where, fused, what, reason)
     notes: tuple[str, ...] = ()
     complete: bool = True
+    scheduled: tuple[dict[str, Any], ...] = ()  # what the schedule gains, of each record and model: `schedules/gain.py`
 
     @property
     def updates(self) -> int:
@@ -140,5 +141,6 @@ def as_record(cost: Cost, times: Mapping[str, Any] | None = None) -> dict[str, A
     return {
         "parameters": cost.parameters, "parameter_bytes": cost.parameter_bytes, "state_bytes": cost.state_bytes, "data_bytes": cost.data_bytes,
         "activation_bytes": cost.activation_bytes, "peak": cost.peak, "at_peak": dict(cost.at_peak), "peak_place": cost.peak_place,
-        "phases": phases, "fusion": fusion, "notes": list(cost.notes), "complete": cost.complete, **({"time": dict(times)} if times else {}),
+        "phases": phases, "fusion": fusion, "notes": list(cost.notes), "complete": cost.complete,
+        **({"scheduled": list(cost.scheduled)} if cost.scheduled else {}), **({"time": dict(times)} if times else {}),
     }  # fmt: skip

@@ -60,6 +60,7 @@ class Trial:
     kept: Mapping[str, int]
     fusion: list[tuple[str, bool, str, str]]
     notes: list[str] = field(default_factory=list)
+    prompts: Mapping[str, int] = field(default_factory=dict)  # tokens of the longest prompt that each model read
 
 
 def walk(program: Program, options: Options | None = None, accelerator: bool = False) -> Trial:
@@ -75,7 +76,8 @@ def walk(program: Program, options: Options | None = None, accelerator: bool = F
         for _ in run.events():
             pass
         kept = {"parameters": _bytes(run.store.params.values()), "states": _bytes(run.store.states.values()), "data": run.batches.bytes}
-    return Trial(ledger, run.done, run.true_plans, kept, run.fusion, run.notes)
+        prompts = {name: runner.rows.prompt for name, runner in run.store.runners.items() if runner.rows is not None}
+    return Trial(ledger, run.done, run.true_plans, kept, run.fusion, run.notes, prompts)
 
 
 def _bytes(tensors: Any) -> int:

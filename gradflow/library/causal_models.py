@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,13 @@ from torch.nn import functional
 
 from gradflow.library.language_models import CharacterTokenizer, Tokenizer
 from gradflow.library.networks import normal_
+from gradflow.library.row_attention import Blocks, attend, eager, fused
 
 if TYPE_CHECKING:
     from gradflow.library.language_models import Cache
+
+Seen: TypeAlias = tuple[Blocks, ...]
+IN_ROWS = "gradflow_rows"  # the name under which `transformers` knows attention in blocks
 
 
 class CausalModel(nn.Module):
@@ -54,6 +58,10 @@ class CausalModel(nn.Module):
         hidden, _ = self.run(rows, mask, ())
         return hidden.reshape(*ids.shape, -1)
 
+    def rows(self, ids: Tensor, place: Tensor, seen: Seen) -> Tensor:
+        """ids and their positions [B, L] -> what the head reads [B, L, W], each slot attending to those that it sees."""
+        raise NotImplementedError
+
     def step(self, ids: Tensor, cache: Cache = (), attention_mask: Tensor | None = None, last: bool = False) -> tuple[Tensor, Cache]:
         return self(ids, attention_mask, cache, last)
 
@@ -74,8 +82,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.key, self.value, self.output = (nn.Linear(width, width, bias=False) for _ in range(4))
 
-    def forward(self, x: Tensor, visible: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, visible: Tensor | Seen, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         query, key, value = (part(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in (self.query, self.key, self.value))
+        if not isinstance(visible, Tensor):
+            return self.output(attend(query, key, value, visible).flatten(-2)), (key, value)
         if past is not None:
             key, value = torch.cat((past[0], key), -2), torch.cat((past[1], value), -2)
         score = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
@@ -98,7 +108,7 @@ class Block(nn.Module):
         self.attention_norm, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.mlp_norm, self.mlp = nn.LayerNorm(width), Feedforward(width)
 
-    def forward(self, x: Tensor, visible: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, visible: Tensor | Seen, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         attended, present = self.attention(self.attention_norm(x), visible, past)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), present
@@ -121,10 +131,8 @@ class Transformer(CausalModel):
 
     def run(self, ids: Tensor, attention_mask: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         tokens, past = ids.shape[-1], cache[0][0].shape[-2] if cache else 0
-        if past + tokens > (most := self.position.num_embeddings):  # padding takes no position
-            longest = past + tokens if attention_mask is None else int(attention_mask.sum(-1).max())
-            if longest > most:
-                raise ValueError(f"{longest} tokens are more than the transformer's length, {most}")
+        if attention_mask is None or past + tokens > self.position.num_embeddings:  # padding takes no position
+            self.check_length(past + tokens if attention_mask is None else int(attention_mask.sum(-1).max()))
         place = torch.arange(past + tokens, device=ids.device)
         visible = place <= place[past:, None]  # [T, S]
         if attention_mask is not None:
@@ -136,6 +144,17 @@ class Transformer(CausalModel):
             x, present = block(x, visible, cache[i] if cache else None)
             presents.append(present)
         return self.norm(x), tuple(presents)
+
+    def check_length(self, tokens: int) -> None:
+        if tokens > self.position.num_embeddings:
+            raise ValueError(f"{tokens} tokens are more than the transformer's length, {self.position.num_embeddings}")
+
+    def rows(self, ids: Tensor, place: Tensor, seen: Seen) -> Tensor:
+        self.check_length(int(place.max()) + 1)
+        x = self.token(ids) + self.position(place)
+        for block in self.blocks:
+            x, _ = block(x, seen, None)
+        return self.norm(x)
 
 
 class MaskedTransformer(Transformer):
@@ -213,3 +232,29 @@ class PretrainedModel(CausalModel):
             use_cache=True,
         )
         return answer.last_hidden_state, tuple((layer.keys, layer.values) for layer in answer.past_key_values.layers)
+
+    def rows(self, ids: Tensor, place: Tensor, seen: Seen) -> Tensor:
+        """Only the attention function is another one while this runs; its arithmetic is that of the one it stands for."""
+        network = self.__dict__["network"]
+        usual = register_rows(network)
+        network.config._attn_implementation = IN_ROWS
+        try:
+            answer = network.base_model(input_ids=ids, position_ids=place, use_cache=False, seen=seen, kernel=eager if usual == "eager" else fused)
+        finally:
+            network.config._attn_implementation = usual
+        return answer.last_hidden_state
+
+
+def register_rows(network: Any) -> str:
+    """Makes attention in blocks known to `transformers`; the name of the attention that the network uses."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(IN_ROWS, attend_rows)
+    AttentionMaskInterface.register(IN_ROWS, lambda *_, **__: None)  # nobody reads a mask over all pairs of slots
+    return network.config._attn_implementation
+
+
+def attend_rows(
+    part: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, seen: Seen, kernel: Any, scaling: float | None = None, **_: Any
+) -> tuple[Tensor, None]:
+    return attend(query, key, value, seen, scaling, kernel), None

@@ -207,7 +207,7 @@ def transformer(
         build=build,
         outputs=(("word", vocabulary),),
         index_input=True,
-        methods=("sample", "score"),
+        methods=("sample", "score", "attention"),
         facts={"vocabulary": vocabulary, "length": length, "layers": layers, "width": width},
         flops_per_row=2.0 * width * (12 * layers * width + vocabulary),
     )

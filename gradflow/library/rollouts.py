@@ -38,7 +38,7 @@ WITHOUT_SAMPLES = ("prompt_id", "tokens_per_second")  # the fields of a record t
 
 @primitive(
     "call", policy="model", tasks="data", group="int >= 0", prompts="int >= 1", max_tokens="int >= 1", temperature="real > 0",
-    top_p="real in (0, 1]", top_k="int >= 0", stop="text", scored_at="real > 0", keep_top="int >= 0",
+    top_p="real in (0, 1]", top_k="int >= 0", stop="text", scored_at="real > 0", keep_top="int >= 0", keep_hidden="bool",
 )  # fmt: skip
 def sample(
     policy: Any,
@@ -52,6 +52,7 @@ def sample(
     stop: str | Sequence[str] = "",
     scored_at: float = 1.0,
     keep_top: int = 0,
+    keep_hidden: bool = False,
     *,
     seed: int,
     tick: int,
@@ -63,7 +64,7 @@ def sample(
     `group`: responses a prompt, one number or one for each prompt (0 is none); `prompts`: how many tasks (default: the data set's `batch`, else
     all; ignored where `tasks.rows` says which); `max_tokens`: longest response; `temperature`, `top_p`, `top_k` (0: all) shape the draw;
     `stop`: a text that ends a response, or several; `scored_at`: the temperature at which `logp_old` is taken, of the full distribution;
-    `keep_top`: how many of the largest logits to keep.
+    `keep_top`: how many of the largest logits to keep; `keep_hidden`: whether to keep what the output layer read before each token.
     `seed`, `tick` (from 0) and `site` (the place in the text, loop indices) key the draw, with prompt id, copy and place in the response; `visit`
     (default `tick`) counts the batches of prompts, which are drawn without replacement within an epoch.
     Returns the fields of `sample_fields`, on the policy's device. Raises ValueError where there are fewer tasks than `prompts`, or where no
@@ -79,7 +80,7 @@ def sample(
         raise ValueError("`group` asks for no response at all")
     copies = numpy.arange(len(owner)) - numpy.repeat(counts.cumsum() - counts, counts)
     marks = tuple(filter(None, [stop] if isinstance(stop, str) else stop))
-    how = Decoding(max_tokens, float(temperature), float(top_p), top_k, marks, float(scored_at), keep_top)
+    how = Decoding(max_tokens, float(temperature), float(top_p), top_k, marks, float(scored_at), keep_top, keep_hidden)
     draws = draws_of(random.key(seed, "sample", tick, *site), ids[owner], copies, max_tokens)
     drawn = generate(policy, asked, owner, draws, how)
     answers = texts(drawn["action"], drawn["mask"], policy.tokenizer, marks)
@@ -120,11 +121,20 @@ def record_of(drawn: dict[str, Tensor], asked: Any, ids: Any, owner: numpy.ndarr
     }
     if "top_logits" in drawn:
         record |= {"logits_old": drawn["top_logits"], "word": drawn["top_words"]}
+    if "hidden" in drawn:
+        record["hidden_old"] = drawn["hidden"]
     return record
 
 
 def sample_fields(
-    policy: ModelSpec, tasks: DataSpec, group: Any = 8, prompts: Any = None, max_tokens: Any = 24, keep_top: Any = 0, **options: Any
+    policy: ModelSpec,
+    tasks: DataSpec,
+    group: Any = 8,
+    prompts: Any = None,
+    max_tokens: Any = 24,
+    keep_top: Any = 0,
+    keep_hidden: Any = False,
+    **options: Any,
 ) -> Mapping[str, FieldSpec]:
     """The record of `sample`. Sizes that are not plain numbers at compile time stay open; `options` do not matter to the type."""
     whole = tasks.fields[tasks.splits[0]]["question"].axes[0][1]
@@ -153,9 +163,11 @@ def sample_fields(
         "tokens_per_second": FieldSpec("real", ()),
     }
     if keep_top != 0:
-        top = ("top", _number(keep_top))
+        top = ("top", min(keep_top, word[1] or keep_top) if isinstance(keep_top, int) else None)
         fields["logits_old"] = FieldSpec("real", (sample, token, top), padded=True)
         fields["word"] = FieldSpec("int", (sample, token, top), target=word, padded=True)
+    if keep_hidden:
+        fields["hidden_old"] = FieldSpec("real", (sample, token, ("dim", _number(policy.facts.get("width")))), padded=True)
     return fields
 
 

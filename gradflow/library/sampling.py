@@ -29,7 +29,7 @@ class Decoding:
 
     `max_tokens` > 0; `temperature` > 0 with 0 meaning the most probable word; `top_p` in (0, 1] and `top_k` (0: all) cut the distribution
     before the draw; `stop`: texts that end a response; `scored_at`: the temperature of the kept log-probabilities; `keep_top`: how many of
-    the largest logits are kept with each token.
+    the largest logits are kept with each token; `keep_hidden`: whether what the head read is kept too.
     """
 
     max_tokens: int
@@ -39,6 +39,7 @@ class Decoding:
     stop: tuple[str, ...] = ()
     scored_at: float = 1.0
     keep_top: int = 0
+    keep_hidden: bool = False
 
 
 def generate(policy: Any, prompts: Sequence[Sequence[int]], owner: numpy.ndarray, uniforms: numpy.ndarray | None, how: Decoding) -> dict[str, Tensor]:
@@ -47,7 +48,7 @@ def generate(policy: Any, prompts: Sequence[Sequence[int]], owner: numpy.ndarray
     Returns tensors, padded on the right to T = max_tokens: action (int64 [B, T], pad id where there is no token), mask (bool [B, T], true up to
     and with the end token), logp, entropy ([B, T] in nats, 0 where there is no token; float32, float64 for a float64 model), finished (bool [B]:
     ended by the end token, by a stop text, or because the model's answers have a fixed length, and not cut at T), and with `keep_top` K:
-    top_logits, top_words [B, T, K].
+    top_logits, top_words [B, T, K] (K at most V); with `keep_hidden`: hidden [B, T, W], what the head read before each token.
     """
     import torch
 
@@ -74,17 +75,20 @@ def _generate_rows(
 
     tokenizer, device = policy.tokenizer, policy.head.device
     ids, mask = (torch.tensor(rows, device=device) for rows in pad_left(prompts, tokenizer.pad_id))
-    logits, cache = policy.step(ids, (), mask, last=True)
+    logits, hidden, cache = _step(policy, ids, (), mask, how)
     rows = torch.arange(len(owner), device=device)  # the rows still open
     group = torch.as_tensor(owner, device=device)
     logits, cache, seen = logits[group], cache_rows(cache, group), mask[group]
-    kept = _empty(len(owner), how, tokenizer.pad_id, logits)
+    hidden = None if hidden is None else hidden[group]
+    kept = _empty(len(owner), how, tokenizer.pad_id, logits, hidden)
     draws = None if uniforms is None else torch.as_tensor(uniforms, device=device)
     fixed = getattr(policy, "response_length", None)
     longest = min(how.max_tokens, fixed or how.max_tokens)
     for place in range(longest):
         word = choose(logits[:, -1], None if draws is None else draws[rows, place], how)
         _keep(kept, rows, place, word, logits[:, -1], how)
+        if hidden is not None:
+            kept["hidden"][rows, place] = hidden[:, -1]
         ended = word == tokenizer.eos_id
         for index in _stopped(kept["action"][rows, : place + 1], how.stop, tokenizer):
             ended[index] = True
@@ -96,8 +100,17 @@ def _generate_rows(
         if bool(ended.any()):
             rows, word, seen, cache = rows[~ended], word[~ended], seen[~ended], cache_rows(cache, ~ended)
         seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-        logits, cache = policy.step(word[:, None], cache, seen, last=True)
+        logits, hidden, cache = _step(policy, word[:, None], cache, seen, how)
     return kept
+
+
+def _step(policy: Any, ids: Tensor, cache: Any, seen: Tensor, how: Decoding) -> tuple[Tensor, Tensor | None, Any]:
+    """Logits of the last token, what the head read there (if it is kept), and the cache."""
+    if not how.keep_hidden:
+        logits, cache = policy.step(ids, cache, seen, last=True)
+        return logits, None, cache
+    hidden, cache = policy(ids, seen, cache, last=True, headless=True)
+    return hidden @ policy.head.T, hidden, cache
 
 
 def choose(logits: Tensor, draw: Tensor | None, how: Decoding) -> Tensor:
@@ -147,7 +160,7 @@ def _stopped(actions: Tensor, stop: Sequence[str], tokenizer: Any) -> list[int]:
     return [index for index, row in enumerate(actions.tolist()) if any(mark in tokenizer.decode(row) for mark in stop)]
 
 
-def _empty(count: int, how: Decoding, pad_id: int, logits: Tensor) -> dict[str, Tensor]:
+def _empty(count: int, how: Decoding, pad_id: int, logits: Tensor, hidden: Tensor | None) -> dict[str, Tensor]:
     import torch
 
     shape, device = (count, how.max_tokens), logits.device
@@ -160,8 +173,11 @@ def _empty(count: int, how: Decoding, pad_id: int, logits: Tensor) -> dict[str, 
         "finished": torch.zeros(count, dtype=torch.bool, device=device),
     }
     if how.keep_top:
-        kept["top_logits"] = torch.zeros((*shape, how.keep_top), dtype=real, device=device)
-        kept["top_words"] = torch.zeros((*shape, how.keep_top), dtype=torch.int64, device=device)
+        top = min(how.keep_top, logits.shape[-1])
+        kept["top_logits"] = torch.zeros((*shape, top), dtype=real, device=device)
+        kept["top_words"] = torch.zeros((*shape, top), dtype=torch.int64, device=device)
+    if hidden is not None:
+        kept["hidden"] = torch.zeros((*shape, hidden.shape[-1]), dtype=real, device=device)
     return kept
 
 
@@ -171,4 +187,5 @@ def _keep(kept: dict[str, Tensor], rows: Tensor, place: int, word: Tensor, logit
     table = log_probabilities(logits, how.scored_at)
     kept["logp"][rows, place], kept["entropy"][rows, place] = at_words(table, word), entropies(table)
     if how.keep_top:
-        kept["top_logits"][rows, place], kept["top_words"][rows, place] = logits.to(kept["top_logits"].dtype).topk(how.keep_top, dim=-1)
+        top = kept["top_logits"].shape[-1]
+        kept["top_logits"][rows, place], kept["top_words"][rows, place] = logits.to(kept["top_logits"].dtype).topk(top, dim=-1)

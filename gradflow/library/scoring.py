@@ -42,6 +42,8 @@ def response_hidden(policy: Any, samples: Mapping[str, Any]) -> Tensor:
     """
     import torch
 
+    if "rows" in samples:  # packed by a schedule
+        return samples["rows"].hidden(policy, samples["mask"])
     ids, prompt_mask, mask, length = (samples[name] for name in ("ids", "prompt_mask", "mask", "length"))
     width = ids.shape[1] - mask.shape[1]
     first = int(prompt_mask.any(0).long().argmax())  # columns before it hold no prompt token in any row

@@ -99,7 +99,7 @@ def _table_module(length: int, vocabulary: int, start: Tensor, features: Tensor 
             """Logits [.., token, word] of prompts [..]."""
             return self.theta[numbers] if self.features is None else torch.tensordot(self.features[numbers], self.theta, dims=1)
 
-        def forward(self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False) -> Any:
+        def forward(self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False, headless: bool = False) -> Any:
             return self.table(ids) if cache is None else self.step(ids, cache, attention_mask, last)
 
         def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

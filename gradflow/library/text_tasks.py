@@ -129,7 +129,7 @@ def reasoning_gym(name: str, size: int, test: int = 200, seed: int = 0, batch: i
         worth = [dataset().score_answer(response.strip(), entries()[int(row)]) for row, response in zip(ids, responses)]
         return numpy.array(worth, dtype=numpy.float64)
 
-    return task_spec(name, sizes, load, verify, batch)
+    return task_spec(name, sizes, load, verify, batch, graded=1)
 
 
 def create_family(name: str, settings: Mapping[str, Any]) -> Any:
@@ -199,6 +199,79 @@ def arithmetic(digits: int = 1, size: int = 80, operations: str = "+", test: int
         return questions, answers
 
     return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, digits=digits)
+
+
+FILLER = (
+    "the old boat lay by the grey wall and nobody knew why a small bird came down from the hill each day to sit on it while "
+    "rain fell over town people went home late with bread wood or cloth under an arm some sang others kept still as if they "
+    "had all time left in that year"
+)
+NAMES = "amber birch cedar delta ember fable grove haven ivory jewel koala lemon maple north ocean pearl"
+
+
+@primitive("data", task="needle", length="int >= 80", size="int >= 1", test="int >= 0", digits="int in [1, 6]", seed="int >= 0", batch="int >= 1")
+def long_prompts(
+    task: str = "needle", length: int = 400, size: int = 200, test: int = 50, digits: int = 2, seed: int = 0, batch: int | None = None
+) -> DataSpec:
+    """One sentence to find in a long text: `.. the code of maple is 47 .. the code of maple = ` -> `47`. For what long prompts cost.
+
+    `length`: characters of every prompt, all lower-case letters, digits, blanks and `=`; around the sentence stand words drawn from a fixed list,
+    in no order, and its place and the code are drawn too. Reward 1 for the code as the first word of the response, 0.1 for another one
+    that begins with a digit, else 0.
+    """
+    sizes = {"train": size, "test": test}
+
+    @cache
+    def texts() -> tuple[list[str], list[str]]:
+        draws = random.uniform(random.key(seed, "long_prompts"), numpy.arange((size + test) * (length + 3)).reshape(size + test, -1))
+        pairs = [needle(row, length, digits) for row in draws]
+        return [question for question, _ in pairs], [answer for _, answer in pairs]
+
+    def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
+        answers, said = texts()[1], [response.split()[:1] for response in responses]
+        return numpy.array([1.0 if word == [answers[int(row)]] else 0.1 * any(w[0].isdigit() for w in word) for row, word in zip(ids, said)])
+
+    return task_spec("long_prompts", sizes, lambda: cut_splits(*texts(), sizes), verify, batch, characters=length, digits=digits)
+
+
+def needle(draws: numpy.ndarray, length: int, digits: int) -> tuple[str, str]:
+    """A text of exactly `length` characters and the code in it, made of uniform numbers [length + 3]."""
+    names, filler = NAMES.split(), FILLER.split()
+    name, code = names[int(draws[0] * len(names))], str(10 ** (digits - 1) + int(draws[1] * 9 * 10 ** (digits - 1)))
+    sentence, question = f"the code of {name} is {code} ", f"the code of {name} = "
+    words = [filler[int(draw * len(filler))] for draw in draws[3:]]
+    room = length - len(sentence) - len(question)
+    while sum(map(len, words)) + len(words) > room:
+        words.pop()
+    place = int(draws[2] * (len(words) + 1))
+    text = "".join(f"{word} " for word in words[:place]) + sentence + "".join(f"{word} " for word in words[place:])
+    return text + " " * (length - len(text) - len(question)) + question, code
+
+
+DIGITS = (lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a - b, lambda a, b: a + 2 * b, lambda a, b: a * a + b, lambda a, b: a + b * b)
+
+
+@primitive("data", length="int in [1, 6]", scored="int in [1, 6]", seed="int >= 0", batch="int >= 1")
+def last_digits(length: int = 4, scored: int | None = None, seed: int = 0, batch: int | None = None) -> DataSpec:
+    """`37` -> `0164`: the last digits of a + b, a * b, a - b, a + 2 b, a a + b, a + b b, as many as `length`, for all 100 pairs of digits.
+
+    `scored`: only so many first digits of a response are looked at (default: all, and then nothing may follow), so that right answers can
+    differ; reward 1 where these are right, else 0. Questions stand in an order keyed by `seed`. Nothing is held out.
+    Raises ValueError where more digits are scored than there are.
+    """
+    counted = length if scored is None else scored
+    if counted > length:
+        raise ValueError(f"{counted} digits are to be scored of answers that have {length}")
+    pairs = [divmod(int(pair), 10) for pair in random.permutation(random.key(seed, "last_digits"), 100)]
+    questions = [f"{a}{b}" for a, b in pairs]
+    answers = ["".join(str(rule(a, b) % 10) for rule in DIGITS[:length]) for a, b in pairs]
+
+    def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
+        seen = [response.strip() if counted == length else response[:counted] for response in responses]
+        return numpy.array([float(text == answers[int(row)][:counted]) for row, text in zip(ids, seen)])
+
+    sizes = {"train": 100}
+    return task_spec("last_digits", sizes, lambda: cut_splits(questions, answers, sizes), verify, batch, length=length, scored=counted)
 
 
 @primitive("data", prompts="int >= 1", length="int >= 1", vocabulary="int >= 2", seed="int >= 0", batch="int >= 1")

@@ -43,6 +43,8 @@ GGUF_PARTS = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+SEEING = ("llama", "mistral", "qwen2", "qwen3")
+DROPOUT = ("attention_dropout", "dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout")
 CHAT = "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -69,19 +71,29 @@ def llama_leaves(config: Mapping[str, Any]) -> tuple[LeafSpec, ...]:
     return tuple(leaves) if tied else (*leaves, LeafSpec("lm_head.weight", (config["vocab_size"], width)))
 
 
+def told_what_to_see(config: Mapping[str, Any]) -> bool:
+    """Whether its attention can be told what each token sees: rotated positions, every layer sees all tokens, all layers ask one function for it.
+
+    SmolLM2's constants name no architecture: it is Llama's.
+    """
+    windows = config.get("sliding_window") and config.get("use_sliding_window", True)
+    return config.get("model_type", "llama") in SEEING and not windows and set(config.get("layer_types") or ()) <= {"full_attention"}
+
+
 def language_model_spec(name: str, config: Mapping[str, Any], leaves: tuple[LeafSpec, ...], build: Any) -> ModelSpec:
     vocabulary = config["vocab_size"]
     keys = {"length": "max_position_embeddings", "layers": "num_hidden_layers", "width": "hidden_size"}
     products = sum(leaf.size for leaf in leaves if len(leaf.shape) == 2 and "embed_tokens" not in leaf.name)
     tied_head = vocabulary * config["hidden_size"] if config.get("tie_word_embeddings") else 0
+    dropout = max([float(config.get(key) or 0) for key in DROPOUT])
     return ModelSpec(
         name=name,
         leaves=leaves,
         build=build,
         outputs=(("word", vocabulary),),
         index_input=True,
-        methods=("sample", "score"),
-        facts={"vocabulary": vocabulary, **{fact: config[key] for fact, key in keys.items() if key in config}},
+        methods=("sample", "score", *(("attention",) if told_what_to_see(config) else ())),
+        facts={"vocabulary": vocabulary, "dropout": dropout, **{fact: config[key] for fact, key in keys.items() if key in config}},
         flops_per_row=2.0 * (products + tied_head) if leaves else 0.0,
     )
 

@@ -310,13 +310,17 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
     objective = definition.kind == "objective"
     body = Body(e, scope, f"the {definition.kind} `{definition.name}`", objective)
     lookup = e.records[-1] if e.records else {}
-    e.records.append({**lookup, **({**supplied.get("#record", {}), **supplied} if objective else {})})  # function values take more than it declares
+    record = {**supplied.get("#record", {}), **supplied} if objective else {}  # function values take more than it declares
+    record.pop("#record", None)
+    e.records.append({**lookup, **record})
     try:
         for statement in function.inputs:
             bind_input(e, definition, statement, scope, supplied, lookup, renamed, span, body)
+            if objective:  # what is bound so far is the record of function values in the defaults of further inputs
+                outer = {n: e.ops.rename(x, renamed) if isinstance(x, Node) else x for n, x in record.items()}
+                bound = {n: scope.names[n] for i in function.inputs for n in i.names if n in scope.names}
+                e.records[-1].update({n: x for n, x in (outer | bound).items() if not isinstance(x, v.Missing)})
         scope.axes.update({name: Axis(name, 1) for name in idle_axes(e, scope)})
-        if objective:
-            e.records[-1].update({n: scope.names[n] for i in function.inputs for n in i.names if not isinstance(scope.names[n], v.Missing)})
         body.run(definition.body or ())
     finally:
         e.records.pop()
@@ -432,7 +436,7 @@ def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], sc
         )  # fmt: skip
     current = value.type.target
     if current is None:
-        value = e.ops.make("rename", (value,), Type("int", value.type.axes, Axis(target, None)))
+        value = e.ops.make("rename", (value,), Type("int", value.type.axes, scope.axes.get(target, Axis(target, None))))
     elif current.name != target:
         renamed[current.name] = target
         value = e.ops.rename(value, {current.name: target})

@@ -266,7 +266,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     if definition.value is not None:
         value = applied(e, e.evaluate(definition.value, inner), definition.value.span)
         return v.ChainOf((value,), span) if definition.kind in STAGE_DEFINITIONS else value
-    if definition.kind in (*STAGE_DEFINITIONS, "format"):
+    if definition.kind in (*STAGE_DEFINITIONS, "format", "schedule"):
         return v.Stage(definition, home, bound, span)
     raise unbuilt(span, f"{definition.kind}s cannot be used yet", f"leave `{definition.name}` out of what runs")
 
@@ -293,7 +293,7 @@ def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scop
     given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
     bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
     configured = v.Function(definition, function.scope, bound)
-    if not supplied and not any(arg.name is None for arg in node.args):
+    if not supplied and not any(arg.name is None or arg.name not in params for arg in node.args):  # what a function value drops is a call too
         return configured
     return run_body(e, configured, supplied, node.span)
 

@@ -23,6 +23,7 @@ from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
 from gradflow.passes.suggestions import head
+from gradflow.procedures.states import Keeping
 from gradflow.topologies.edges import Rule
 
 SIDES = (12, 8, 6, 5)
@@ -83,8 +84,6 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
 
         check_claim(definition, module, e)
         return
-    if definition.kind == "schedule":
-        return
     bound = parameters(e, definition, home)
     if definition.kind in ("function", "objective"):
         check_function(e, definition, home, bound)
@@ -94,6 +93,10 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
             from gradflow.formats.elaborate import check_format
 
             check_format(e, value)
+        elif definition.kind == "schedule":
+            from gradflow.schedules.elaborate import check_schedule
+
+            check_schedule(e, value)
         elif definition.kind != "topology":
             check_stage(e, value, definition)
 
@@ -184,6 +187,8 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
     scope.names.update(bound)
     supplied: dict[str, Any] = {}
     for statement in definition.body or ():
+        if isinstance(statement, s.State):
+            raise _NoStandIn  # it is kept by the `~` that calls the function, which also knows its sizes
         if not isinstance(statement, s.Input) or statement.default is not None:
             continue
         option = statement.type.options[0]
@@ -201,7 +206,11 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
         inner.names["#definition"] = definition
         e.evaluate(definition.value, inner)
         return
-    run_function(e, v.Function(definition, home, bound), supplied, definition.span)
+    e.world, e.keeping = [], Keeping(e, definition.name)  # as if it were called with `~`
+    try:
+        run_function(e, v.Function(definition, home, bound), supplied, definition.span)
+    finally:
+        e.world, e.keeping = None, None
 
 
 def _ring(e: Elaborator) -> v.Topology:

@@ -198,9 +198,9 @@ class Elaborator:
         if found:
             if isinstance(value, v.Missing):
                 raise mistake(
-                    "E0205", node.span, f"`{value.owner}` needs the input `{name}`", label="read here",
+                    "E0205", node.span, f"`{value.owner}` needs the input `{value.name}`", label="read here",
                     why="the call does not supply it, and no record in reach has it",
-                    fix=f"pass `{name}: ..`, or a record that has a field `{name}`",
+                    fix=f"pass `{value.name}: ..`, or a record that has a field `{value.name}`",
                 )  # fmt: skip
             self.used.add(name)
             return True, self.force(value)

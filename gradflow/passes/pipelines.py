@@ -34,7 +34,8 @@ from gradflow.topologies.facts import facts as topology_facts
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts", "events", "time")
-SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro"}
+SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro", "whole"}
+WORDS = {"precision": ("float32", "float64", "bfloat16"), "whole": ("group",)}  # settings that are one of these
 
 
 @dataclass(eq=False)
@@ -91,6 +92,8 @@ class PipelineElaborator:
         self.flows: dict[int, str] = {}
         self.pending: list[tuple[s.Statement, Scope]] = []
         self.e.world = []
+        self.e.constants["scheduled"] = any(isinstance(one, s.ScheduleIs) for one in definition.body or ())
+        self.schedule: Any = None
 
     def program(self) -> p.Program:
         body = self.definition.body or ()
@@ -110,13 +113,18 @@ class PipelineElaborator:
         doc = self.definition.text("doc")
         models = {name: self.lifted(plan) for name, plan in self.models.items()}
         source = self.scope.module.source
-        program = p.Program(self.definition.name, doc, models, self.data, tuple(self.phases), dict(self.bound), self.inputs, source.name, source.text)
+        bound = dict(self.bound)
+        program = p.Program(
+            self.definition.name, doc, models, self.data, tuple(self.phases), bound, self.inputs, source.name, source.text, self.schedule
+        )
         if not self.e.report.errors:
             from gradflow.analyses.knobs import check_knobs
             from gradflow.privacy.check import private_program
+            from gradflow.schedules.gain import used_where_it_can
 
             program = private_program(self.e, program, self.definition)
-
+            if self.schedule is not None:
+                program = used_where_it_can(self.e, program)
             check_knobs(self.e, program, self.definition, self.scope)
         return program
 
@@ -140,7 +148,7 @@ class PipelineElaborator:
         self.e.ops.span = statement.span
         handler: Any = {
             s.Declare: self.declare, s.Bind: self.bind, s.Input: self.input, s.Doc: lambda *_: None, s.Require: self.require,
-            s.Flow: self.defer, s.ScheduleIs: self.unbuilt,
+            s.Flow: self.defer, s.ScheduleIs: self.schedule_is,
         }.get(type(statement))  # fmt: skip
         if handler is None:
             from gradflow.passes.words import statement_word
@@ -153,8 +161,10 @@ class PipelineElaborator:
             )  # fmt: skip
         handler(statement, scope)
 
-    def unbuilt(self, statement: Any, scope: Scope) -> None:
-        raise unbuilt(statement.span, "schedules cannot run yet", "leave the line out: a schedule changes how, not what is computed")
+    def schedule_is(self, statement: s.ScheduleIs, scope: Scope) -> None:
+        from gradflow.schedules.elaborate import scheduled
+
+        self.schedule = scheduled(self.e, self.e.evaluate(statement.value, scope), statement.value.span)
 
     def named(self, name: str, span: Any, start: int = 0) -> Any:
         """The span of a name inside of a statement, from `start` in the text on."""
@@ -424,18 +434,18 @@ class PipelineElaborator:
                     why=f"settings are {listed(sorted(SETTINGS))}",
                     **suggestion(place, arg.name or "", SETTINGS, "use one of these"),
                 )  # fmt: skip
-            value = arg.value.id if arg.name == "precision" and isinstance(arg.value, s.Name) else self.e.evaluate(arg.value, self.scope)
+            value = arg.value.id if arg.name in WORDS and isinstance(arg.value, s.Name) else self.e.evaluate(arg.value, self.scope)
             least = {"epochs": 1, "minibatches": 1, "micro": 1, "seed": 0}.get(arg.name)
             if least is not None and (not isinstance(value, int) or value < least):
                 raise mistake(
                     "E0402", arg.value.span, f"`{arg.name}` must be a whole number, at least {least}", why=f"this is {v.kind_name(value)}",
                     fix=f"`{arg.name}: {least}`, say",
                 )  # fmt: skip
-            if arg.name == "precision" and value not in ("float32", "float64", "bfloat16"):
-                words = ("float32", "float64", "bfloat16")
+            if arg.name in WORDS and value not in WORDS[arg.name]:
+                words = WORDS[arg.name]
                 raise mistake(
-                    "E0402", arg.value.span, f"`precision` cannot be `{value}`", why=f"it is one of {listed(words)}",
-                    **suggestion(arg.value.span, str(value), words, "`precision: float32`, say"),
+                    "E0402", arg.value.span, f"`{arg.name}` cannot be `{value}`", why=f"it is one of {listed(words)}",
+                    **suggestion(arg.value.span, str(value), words, f"`{arg.name}: {words[0]}`, say"),
                 )  # fmt: skip
             found[arg.name] = value
         return found

@@ -1,4 +1,4 @@
-"""What to write instead of an unknown name: the nearest known one in words, and as an edit where there is little doubt.
+"""What to write instead of an unknown name: what another library means by it, else the nearest known one, as an edit where there is little doubt.
 
 Sites pass the result on to `mistake`: `mistake("E0404", span, .., **suggestion(span, name, known, "else this"))`.
 """
@@ -20,6 +20,10 @@ def suggestion(span: Span, name: str, known: Iterable[str], otherwise: str = "")
 
     The edit is offered when exactly one known name is so close that it can hardly be anything but a slip.
     """
+    from gradflow.peers.table import hint
+
+    if told := hint(name):
+        return {"fix": told}
     names = sorted({n for n in known if n and n[0] not in "#"})
     close = nearest(name, names)
     if not close:

@@ -183,3 +183,4 @@ class Program:
     inputs: Mapping[str, Type] = field(default_factory=dict)
     source: str = ""
     text: str = ""
+    schedule: Any = None  # gradflow.schedules.plan.SchedulePlan: how it is computed

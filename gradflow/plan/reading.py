@@ -23,6 +23,7 @@ from gradflow.plan.header import ArtifactError
 from gradflow.plan.schema import Described
 from gradflow.procedures import acts
 from gradflow.procedures import documents as procedures
+from gradflow.schedules import plan as schedules
 
 MOST_LOOPS = 1000
 
@@ -67,7 +68,9 @@ class Reader:
         phases = tuple(self._phase(one, models, data) for one in doc.phases)
         parameters = {name: _parameter(one) for name, one in doc.parameters.items()}
         inputs = {name: _pick(self.types, index, "type") for name, index in doc.inputs.items()}
-        return p.Program(doc.name, doc.doc, models, data, phases, parameters, inputs, doc.source, doc.text)
+        return p.Program(
+            doc.name, doc.doc, models, data, phases, parameters, inputs, doc.source, doc.text, schedules.undocumented(doc.schedule, self)
+        )
 
     # ---- tables
 

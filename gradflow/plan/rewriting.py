@@ -16,6 +16,7 @@ from gradflow.graph.spec import verify
 from gradflow.passes.simplify import simplify
 from gradflow.plan.program import Assign, ModelPlan, Periodic, Phase, Program, Update
 from gradflow.procedures.acts import Act, Draw, Hold, Loop, acts_in, regions_in, with_regions
+from gradflow.schedules.plan import rewritten_schedule
 
 Pass = Callable[[Operations, Region, "list[Any] | None"], Region]
 Rewrite = Callable[[Region], Region]
@@ -69,7 +70,7 @@ def rewritten(program: Program, rewrite: Rewrite) -> Program:
         return replace(one, actions=tuple(map(action, one.actions)), periodic=tuple(map(periodic, one.periodic)), final=final)
 
     models: dict[str, ModelPlan] = {name: replace(plan, start=optional(plan.start)) for name, plan in program.models.items()}
-    return replace(program, models=models, phases=tuple(map(phase, program.phases)))
+    return replace(program, models=models, phases=tuple(map(phase, program.phases)), schedule=rewritten_schedule(program.schedule, rewrite))
 
 
 def regions(program: Program) -> Iterator[tuple[str, Region]]:
@@ -77,6 +78,8 @@ def regions(program: Program) -> Iterator[tuple[str, Region]]:
     for plan in program.models.values():
         if plan.start is not None:
             yield f"start of {plan.name}", plan.start
+    if program.schedule is not None:
+        yield from ((region.name, region) for region in (program.schedule.layout, program.schedule.sees))
     for number, phase in enumerate(program.phases, 1):
         place = f" of phase {number}" if len(program.phases) > 1 else ""
         for action in phase.actions:

@@ -286,6 +286,16 @@ class PhaseDoc(Doc):
     final: PeriodicDoc | None
 
 
+class ScheduleDoc(Doc):
+    name: str
+    whole: Literal["", "group"]
+    still: str
+    layout: RegionDoc
+    sees: RegionDoc
+    idle: tuple[tuple[str, str], ...]
+    span: Index
+
+
 class ParameterDoc(Doc):
     """A parameter of the pipeline: its value, or the text of one that only the compiler can hold (a stage, a function)."""
 
@@ -308,3 +318,4 @@ class ProgramDoc(Doc):
     phases: tuple[PhaseDoc, ...]
     parameters: dict[str, ParameterDoc]
     inputs: dict[str, Index]
+    schedule: ScheduleDoc | None = None

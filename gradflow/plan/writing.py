@@ -19,6 +19,7 @@ from gradflow.plan.header import ArtifactError
 from gradflow.plan.schema import Described
 from gradflow.procedures import acts
 from gradflow.procedures import documents as procedures
+from gradflow.schedules import plan as schedules
 
 
 def document(program: p.Program) -> dict[str, Any]:
@@ -28,10 +29,12 @@ def document(program: p.Program) -> dict[str, Any]:
     data = {name: writer.data(plan) for name, plan in program.data.items()}
     phases = tuple(writer.phase(phase) for phase in program.phases)
     inputs = {name: writer.type(type_) for name, type_ in program.inputs.items()}
+    schedule = schedules.document(program.schedule, writer)
     return {
         "versions": {"gradflow": _version()}, "name": program.name, "doc": program.doc, "source": program.source, "text": program.text,
         "files": tuple(writer.files), "spans": tuple(writer.spans), "types": tuple(writer.types.values()), "nodes": tuple(writer.nodes),
         "models": models, "data": data, "phases": phases, "parameters": {k: _parameter(x) for k, x in program.parameters.items()}, "inputs": inputs,
+        **({"schedule": schedule} if schedule is not None else {}),
     }  # fmt: skip
 
 

@@ -184,17 +184,19 @@ def actions_of(e: Elaborator, name: str, value: Any, acts: list[Any], held: Call
 
 
 def does_act(statements: Any, scope: Scope, seen: set[str] | None = None) -> bool:
-    """Whether statements call primitives that act on the world, themselves or through functions that they name."""
+    """Whether statements call primitives that act on the world, themselves or through functions that they call."""
     seen = set() if seen is None else seen
-    for part in (part for one in statements for part in s.walk(one)):
-        if not isinstance(part, s.Name) or part.id in seen or scope.local(part.id)[0]:
-            continue
-        seen.add(part.id)
-        found = scope.find(part.id)
+    parts = [part for one in statements for part in s.walk(one)]
+    own = {target.name for part in parts if isinstance(part, s.Bind) and part.op != "<-" for target in part.targets}
+    for name in dict.fromkeys(part.callee.id for part in parts if isinstance(part, s.Call) and isinstance(part.callee, s.Name)):
+        here, value = scope.local(name)
+        found = (value.definition, value.scope.module) if isinstance(value, v.Function) else None if here or name in own else scope.find(name)
         if found is not None:
-            if found[0].kind == "function" and does_act(found[0].body or (), found[1].scope(), seen):
+            fresh = found[0].name not in seen
+            seen.add(found[0].name)
+            if fresh and found[0].kind == "function" and does_act(found[0].body or (), found[1].scope(), seen):
                 return True
-        elif part.id in catalogue() and catalogue()[part.id].kind == "call" and part.id != "score":
+        elif not here and name not in own and name in catalogue() and catalogue()[name].kind == "call" and name != "score":
             return True
     return False
 

@@ -1,4 +1,5 @@
-"""How a rollout is cut into mini-batches: at random by samples, or by whole groups where an update sums over the samples of a group.
+"""How a rollout is cut into mini-batches: at random by samples, or by whole groups where an update sums over the samples of a group,
+or where a schedule packs them.
 
 What a formula of the record alone sums by group is taken before the cut. A sum by group that is left in an update is live: there the samples of a
 group belong together, and a mini-batch takes whole groups, as many as any other or one more.
@@ -11,19 +12,19 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from gradflow.graph.graph import Node, Region
+from gradflow.graph.graph import Region
 from gradflow.runtime import random
 
 
-def grouping(regions: Iterable[Region]) -> Node | None:
-    """The map [sample -> group], as it was drawn, along which one of these regions reduces; None where none does."""
-    for region in regions:
-        for node in region.nodes():
-            if node.op.startswith("segment_"):
-                index = node.inputs[1]
-                if index.op == "source" and index["kind"] == "held" and index.type.names == ("sample",):
-                    return index
-    return None
+def grouping(regions: Iterable[Region], whole: str = "") -> tuple[str, str] | None:
+    """Where the map [sample -> group] is held along which one of these regions reduces; else that of the field `whole`, which a schedule names."""
+    nodes = [node for region in regions for node in region.nodes()]
+    for node in nodes:
+        index = node.inputs[1] if node.op.startswith("segment_") else None
+        if index is not None and index.op == "source" and index["kind"] == "held" and index.type.names == ("sample",):
+            return index["path"]
+    drawn = [node["path"][0] for node in nodes if node.op == "source" and node["kind"] == "held" and node.type.has("sample")]
+    return (drawn[0], whole) if whole and drawn else None
 
 
 def pieces(key: random.Key, samples: int, count: int, owner: Tensor | None, device: torch.device) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ from gradflow.plan.program import Assign, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.privacy.guard import Guard, guard_of
 from gradflow.procedures.acts import Act
+from gradflow.procedures.figures import rollout_figures
 from gradflow.procedures.running import Carrier
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
@@ -64,6 +65,7 @@ from gradflow.runtime.snapshots import parts_of, put_back, state_of, tensors_of
 from gradflow.runtime.state import PRECISIONS, Store, dtype_of
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
+from gradflow.schedules.rows import attach
 
 
 def execute(program: Program, options: Options = PLAIN, listener: Callable[[Event], None] | None = None, **more: Any) -> Iterator[Event]:
@@ -226,6 +228,7 @@ class Run:
             own = plan.phase.settings.get("seed", self.seed)
             self.clocks.begin(self.options.seed if self.options.seed is not None else own, plan.count)
         self.store.bear(self.program, plan.index, self.seed, self._start)
+        attach(self.program, self.store.runners, self.options.backend, self.device)
         for runner in self.store.runners.values():
             runner.micro = self.options.micro or plan.phase.settings.get("micro")
             if self._dropping and (runner.micro or 1) > 1:
@@ -291,6 +294,7 @@ class Run:
         drawn = self.world.tokens - tokens
         amount, what = (drawn, "tokens") if drawn else (plan.rows * plan.updates, "samples")
         loss, metrics = tally.totals()
+        metrics = {**rollout_figures(self.held), **metrics} if drawn and self.guard is None else metrics
         clocks = self.clocks
         if self.guard is not None:
             metrics |= self.guard.metrics(clocks.executed, clocks.tick, self.units)
@@ -317,7 +321,7 @@ class Run:
         if not samples:
             yield from [None] * plan.updates
             return
-        owner = self._owner(group)
+        owner = self._owner(plan, group)
         found = samples if owner is None else int(owner.max()) + 1
         if found < plan.minibatches:
             what = "samples" if owner is None else "groups, which an update needs whole,"
@@ -326,10 +330,10 @@ class Run:
             key = random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch)
             yield from pieces(key, samples, plan.minibatches, owner, self.device)
 
-    def _owner(self, group: tuple[Update | Assign, ...]) -> Tensor | None:
-        """The group of each sample, numbered through, where one of these updates sums by group."""
-        index = grouping(action.region for action in group)
-        return None if index is None else self._reader("", None, True)(index).unique(return_inverse=True)[1]
+    def _owner(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Tensor | None:
+        """The group of each sample, numbered through, where one of these updates sums by group or a schedule needs groups whole."""
+        index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""))
+        return None if index is None else self.held[index].unique(return_inverse=True)[1]
 
     def _samples(self, group: tuple[Update | Assign, ...]) -> int:
         """How many samples were drawn; 0 where the group reads none."""

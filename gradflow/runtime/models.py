@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Axes = tuple[str, ...]
 Arguments = Mapping[str, tuple[Any, Axes]]
+Chosen = slice | Tensor
+Pieces = list[tuple[Arguments, Chosen]]  # of a batch, each with the rows that it holds
 CALL = "call"
 OUTPUT = "value"  # the name of the one output that a plain call has
 CUT = "sample"  # the axis along which a batch is cut
@@ -66,6 +68,7 @@ class ModelRunner:
         self.device = torch.device(device)
         self.dtype = dtype
         self.micro = micro
+        self.rows: Any = None  # of gradflow/schedules/rows.py: packs the samples of a call, and keeps groups whole
         self._tapes: dict[tuple[Any, ...], _Tape] = {}
         self._attached: Tensor | None = None
 
@@ -107,7 +110,7 @@ class ModelRunner:
         for piece, _ in pieces:
             with torch.no_grad():
                 found.append(self._evaluate(method, leaves, piece, options, params_axes))
-        return found[0] if len(found) == 1 else {name: self._join(name, found, method, args, params_axes) for name in found[0]}
+        return found[0] if len(found) == 1 else {name: self._join(name, found, method, args, params_axes, pieces) for name in found[0]}
 
     def vjp(
         self,
@@ -175,6 +178,7 @@ class ModelRunner:
             rows = [self._library(method, [leaf[i] for leaf in leaves], _select(args, name, i), options, rest) for i in range(leaves[0].shape[0])]
             return {key: torch.stack([row[key] for row in rows]) for key in rows[0] if isinstance(rows[0][key], Tensor)}
         record = {name: value for name, (value, _) in args.items()}
+        record = self.rows.packed(record) if self.rows is not None and method == "score" else record
         wrapped = _Method(self.module, catalogue()[method])
         found = self._swapped(wrapped, "module.", leaves, (record,), dict(options))
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
@@ -279,16 +283,17 @@ class ModelRunner:
 
     # ---- micro-batches
 
-    def _pieces(self, args: Arguments, params_axes: Axes) -> Iterator[tuple[Arguments, tuple[int, int]]]:
+    def _pieces(self, args: Arguments, params_axes: Axes) -> Iterator[tuple[Arguments, Chosen]]:
         """The arguments cut along `sample`, each with the rows that it holds; whole where nothing is to be cut, or every sample has parameters."""
         size = next((value.shape[axes.index(CUT)] for value, axes in args.values() if CUT in axes), 0)
         count = min(self.micro or 1, size) if CUT not in params_axes else 1
         if count <= 1:
-            yield args, (0, size)
+            yield args, slice(0, size)
             return
-        for i in range(count):
-            start, stop = i * size // count, (i + 1) * size // count
-            yield {name: (_rows(value, axes, start, stop), axes) for name, (value, axes) in args.items()}, (start, stop)
+        whole = args.get(self.rows.whole) if self.rows is not None else None
+        evenly = [slice(i * size // count, (i + 1) * size // count) for i in range(count)]
+        for rows in evenly if whole is None else self.rows.cut(whole[0], count):
+            yield {name: (_rows(value, axes, rows), axes) for name, (value, axes) in args.items()}, rows
 
     def _place(self, method: str, args: Arguments, params_axes: Axes) -> int:
         """Where `sample` stands in an output: [lifted.., batch..] of a call; first after lifted axes in a record's live fields."""
@@ -299,27 +304,27 @@ class ModelRunner:
         rest = [name for name in axes if name not in lifted]
         return len(lifted) + rest.index(CUT)
 
-    def _join(self, name: str, found: list[dict[str, Tensor]], method: str, args: Arguments, params_axes: Axes) -> Tensor:
+    def _join(self, name: str, found: list[dict[str, Tensor]], method: str, args: Arguments, params_axes: Axes, pieces: Pieces) -> Tensor:
         if name in args:  # passed through; may lack the axis
             return args[name][0]
-        return torch.cat([piece[name] for piece in found], dim=self._place(method, args, params_axes))
+        return _side_by_side([piece[name] for piece in found], self._place(method, args, params_axes), pieces)
 
     def _pull_pieces(
         self, method: str, params: Tensor, args: Arguments, cotangents: Mapping[str, Tensor], wrt: str, options: Mapping[str, Any],
-        params_axes: Axes, pieces: list[tuple[Arguments, tuple[int, int]]],
+        params_axes: Axes, pieces: Pieces,
     ) -> Tensor:  # fmt: skip
         """Each piece again with its tape, its rows of the cotangents pulled back, summed (params, uncut arguments) or laid side by side."""
         place = self._place(method, args, params_axes)
         parts: list[Tensor] = []
-        for piece, (start, stop) in pieces:
+        for piece, rows in pieces:
             tape = self._record(method, params, piece, options, params_axes, (wrt,))
-            cut = {name: value if value.shape[place] == 1 else value.narrow(place, start, stop - start) for name, value in cotangents.items()}
+            cut = {name: value if value.shape[place] == 1 else _taken(value, place, rows) for name, value in cotangents.items()}
             part = self._pull(tape, cut, wrt, params, piece, last=True)
             self._forget(tape)
-            parts = [parts[0].add_(part)] if parts and not self._side_by_side(wrt, args) else [*parts, part]
-        return torch.cat(parts, dim=args[wrt][1].index(CUT)) if self._side_by_side(wrt, args) else parts[0]
+            parts = [parts[0].add_(part)] if parts and not self._is_cut(wrt, args) else [*parts, part]
+        return _side_by_side(parts, args[wrt][1].index(CUT), pieces) if self._is_cut(wrt, args) else parts[0]
 
-    def _side_by_side(self, wrt: str, args: Arguments) -> bool:
+    def _is_cut(self, wrt: str, args: Arguments) -> bool:
         return wrt != "params" and CUT in args[wrt][1]
 
 
@@ -339,10 +344,22 @@ def _or_zero(value: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if value is None else value
 
 
-def _rows(value: Any, axes: Axes, start: int, stop: int) -> Any:
+def _rows(value: Any, axes: Axes, rows: Chosen) -> Any:
     if CUT not in axes:
         return value
-    return value.narrow(axes.index(CUT), start, stop - start) if isinstance(value, Tensor) else value[start:stop]
+    if isinstance(value, Tensor):
+        return _taken(value, axes.index(CUT), rows)
+    return value[rows] if isinstance(rows, slice) else [value[row] for row in rows.tolist()]
+
+
+def _taken(value: Tensor, place: int, rows: Chosen) -> Tensor:
+    return value.narrow(place, rows.start, rows.stop - rows.start) if isinstance(rows, slice) else value.index_select(place, rows)
+
+
+def _side_by_side(parts: list[Tensor], place: int, pieces: Pieces) -> Tensor:
+    """What pieces gave, in the order of the rows before the cut."""
+    whole, chosen = torch.cat(parts, dim=place), [rows for _, rows in pieces if isinstance(rows, Tensor)]
+    return whole.index_select(place, torch.cat(chosen).argsort()) if chosen else whole
 
 
 def _select(args: Arguments, name: str, index: int) -> Arguments:

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from gradflow.backends.distributed import connected
 from gradflow.placement.devices import Shards
-from gradflow.runtime.models import Arguments, Axes, ModelRunner, _Tape
+from gradflow.runtime.models import Arguments, Axes, Chosen, ModelRunner, _Tape
 
 
 class _Root(nn.Module):
@@ -149,7 +149,7 @@ class ShardedRunner(ModelRunner):
                 one.grad = None
         return flat if self._summed else flat.div_(self.layout.ranks)  # else every rank has made the same of all rows
 
-    def _pieces(self, args: Arguments, params_axes: Axes) -> Iterator[tuple[Arguments, tuple[int, int]]]:
+    def _pieces(self, args: Arguments, params_axes: Axes) -> Iterator[tuple[Arguments, Chosen]]:
         """As many on every rank: each piece is a call that all of them make."""
         if (self.micro or 1) == 1:
             yield from super()._pieces(args, params_axes)

@@ -109,22 +109,27 @@ def input_type(e: Elaborator, statement: s.Input, name: str, value: numpy.ndarra
 
 
 def drive_function(home: Module, definition: s.Definition, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
+    """Calls it. A series NAME_0, NAME_1, .. is stacked along its first axis, as for pipelines, and what has that axis in front is also NAME_k."""
     e = Elaborator()
     bound = bound_parameters(e, definition, home, params)
     supplied: dict[str, Any] = {}
     arrays: dict[tuple[str, ...], Any] = {}
     sizes: dict[str, int] = {}
+    spread: set[str] = set()  # the axes along which a series was stacked
     for statement in definition.body or ():
         for name in statement.names if isinstance(statement, s.Input) else ():
-            if name in inputs:
-                type_, value = input_type(e, statement, name, numpy.asarray(inputs[name]), sizes)  # type: ignore[arg-type]
+            given = inputs[name] if name in inputs else series(name, inputs)
+            if given is not None:
+                type_, value = input_type(e, statement, name, numpy.asarray(given), sizes)  # type: ignore[arg-type]
                 supplied[name] = e.ops.source(type_, "input", name)
                 arrays[("input", name)] = fed(value, backend)
+                spread |= {type_.names[0]} if name not in inputs else set()
     result = run_function(e, v.Function(definition, home.scope(), bound), supplied, definition.span)
     outputs = _outputs(e, definition, result, supplied)
     region = Region(tuple((name, in_order(e, definition, e.ops.constant(e.tensor(value)))) for name, value in outputs.items()))
-    found = lowered(region, backend)(arrays)
-    return {name: numpied(value) for name, value in found.items()}
+    found = {name: numpied(value) for name, value in lowered(region, backend)(arrays).items()}
+    rows = [name for name, node in region.results if node.type.names and node.type.names[0] in spread]
+    return found | {f"{name}_{k}": row for name in rows for k, row in enumerate(found[name])}
 
 
 def in_order(e: Elaborator, definition: s.Definition, node: Node) -> Node:

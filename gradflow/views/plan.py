@@ -21,6 +21,8 @@ from gradflow.privacy.plan import rows as privacy_rows
 from gradflow.privacy.plan import summary as privacy
 from gradflow.procedures.acts import Hold, WorldCall
 from gradflow.procedures.shown import draws_of, keeping_of
+from gradflow.schedules.gain import rows_for_people
+from gradflow.schedules.gain import summary as scheduled
 from gradflow.views.normalizers import terms_of
 from gradflow.views.plan_cost import against_rows, fusion_rows, memory_rows, network_time_rows, time_row, work_rows
 from gradflow.views.plan_export import export, mermaid
@@ -53,6 +55,7 @@ def summary(program: Program, cost: Mapping[str, Any] | None = None, against: Se
         "data": [_data(plan) for plan in program.data.values()],
         "inputs": {name: str(type_) for name, type_ in program.inputs.items()},
         "phases": [_phase(phase, program) for phase in program.phases],
+        **({"schedule": how} if (how := scheduled(program, (cost or {}).get("scheduled"))) is not None else {}),
         **({"privacy": private} if (private := privacy(program)) is not None else {}),
         **({"cost": dict(cost)} if cost is not None else {}), **({"against": list(against)} if against else {}),
     }  # fmt: skip
@@ -199,6 +202,8 @@ def _parts(plan: Mapping[str, Any], width: int, pictures: bool = True) -> list[R
         for flow in phase["flows"]:
             parts += [Text(), *(Padding(part, (0, 0, 0, 2)) for part in _flow_parts(flow, width - 2, pictures))]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _end_lines(phase)]
+    if "schedule" in plan:
+        parts += [Text(), _table(list(rows_for_people(plan["schedule"])))]
     if "privacy" in plan:
         parts += [Text(), Text("privacy", style="bold"), Padding(_table(privacy_rows(plan["privacy"])), (0, 0, 0, 2))]
     return [*parts, *_cost_parts(plan)]

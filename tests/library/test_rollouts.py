@@ -12,6 +12,7 @@ from gradflow.library.catalogue import FieldSpec, catalogue
 from gradflow.library.models import transformer
 from gradflow.library.rollouts import RESULT_TYPES, pass_at_1, sample, score, take_rows
 from gradflow.library.sampling import Decoding, choose, draws_of
+from gradflow.library.scoring import response_hidden
 from gradflow.library.tabular_policy import table_policy
 from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock
 from gradflow.runtime import random
@@ -322,6 +323,27 @@ def test_scored_at_is_the_temperature_of_the_kept_log_probabilities(policy, task
     assert (samples["logits_old"].diff(dim=-1) <= 0).all()
     declared = RESULT_TYPES["sample"](MODEL, TASKS, group=2, prompts=3, max_tokens=6, keep_top=4)
     assert set(declared) == set(samples) and declared["word"].target == ("word", 22)
+
+
+def test_what_the_head_read_is_kept_without_another_pass(policy, tasks):
+    """The kept hidden states are those that predict each token; the draws and the number of passes are as without them."""
+    passes = []
+    hook = policy.register_forward_hook(lambda *_: passes.append(1))
+    plain = sample(policy, tasks, group=2, prompts=3, max_tokens=6, seed=0, tick=0)
+    without = len(passes)
+    kept = sample(policy, tasks, group=2, prompts=3, max_tokens=6, keep_top=99, keep_hidden=True, seed=0, tick=0)
+    hook.remove()
+    assert len(passes) == 2 * without
+    assert plain["text"] == kept["text"]
+    mask = kept["mask"]
+    torch.testing.assert_close(kept["hidden_old"][mask], response_hidden(policy, kept).detach(), atol=1e-5, rtol=0)
+    assert (kept["hidden_old"][~mask] == 0).all()
+    logits = torch.zeros(*mask.shape, 22).scatter(-1, kept["word"], kept["logits_old"])
+    torch.testing.assert_close(logits[mask], (kept["hidden_old"] @ policy.head.T)[mask].detach(), atol=1e-5, rtol=0)
+    declared = RESULT_TYPES["sample"](MODEL, TASKS, group=2, prompts=3, max_tokens=6, keep_top=99, keep_hidden=True)
+    assert set(declared) == set(kept)
+    assert [size for _, size in declared["hidden_old"].axes] == list(kept["hidden_old"].shape)
+    assert [size for _, size in declared["word"].axes] == list(kept["word"].shape)
 
 
 def test_sampling_leaves_the_training_mode_and_makes_no_graph(policy, tasks):

@@ -5,7 +5,7 @@ import pytest
 
 from gradflow.library import text_tasks
 from gradflow.library.catalogue import MissingExtra
-from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock, parse_options, reasoning_gym
+from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock, last_digits, parse_options, reasoning_gym
 
 gym = pytest.mark.skipif(text_tasks.importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning-gym")
 
@@ -45,6 +45,21 @@ def test_arithmetic_is_right_and_unseen_in_test():
     for question, answer in zip(questions, loaded["train"]["answer"] + loaded["test"]["answer"]):
         assert str(eval(question[:-1])) == answer
     assert loaded["test"]["id"].tolist() == list(range(250, 300))
+
+
+def test_last_digits_are_right_for_all_pairs():
+    rows = last_digits(length=6).load()["train"]
+    assert sorted(rows["question"]) == [f"{pair:02d}" for pair in range(100)]
+    for question, answer in zip(rows["question"], rows["answer"]):
+        a, b = map(int, question)
+        assert answer == "".join(str(n % 10) for n in (a + b, a * b, a - b, a + 2 * b, a * a + b, a + b * b))
+
+
+def test_right_answers_can_differ_where_only_the_first_digits_are_scored():
+    answer = last_digits(length=4).load()["train"]["answer"][0]
+    others = [answer, f" {answer} ", answer[:2] + "xx", answer[:2], answer[:1], "", answer + "0"]
+    assert last_digits(length=4).verify([0] * 7, others).tolist() == [1, 1, 0, 0, 0, 0, 0]
+    assert last_digits(length=4, scored=2).verify([0] * 7, others).tolist() == [1, 0, 1, 1, 0, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""What people look at in a rollout: rewards, how many groups teach something, lengths, entropy. Of every record of graded samples that a unit drew.
+
+They are told beside the metrics that the spec's objectives report (ratios, what clipping stops, KL); a report of the same name takes their place.
+Axes: sample, prompt and token as in `library/rollouts.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Held = Mapping[tuple[str, ...], Tensor]
+
+
+def rollout_figures(held: Held) -> dict[str, float]:
+    """Metrics by name; where a unit draws several such records, NAME.metric."""
+    records: dict[str, dict[str, Tensor]] = {}
+    for path, value in held.items():
+        if len(path) == 2:
+            records.setdefault(path[0], {})[path[1]] = value
+    graded = {name: figures(record) for name, record in records.items() if {"reward", "group", "mask"} <= record.keys() and len(record["reward"])}
+    if len(graded) == 1:
+        return next(iter(graded.values()))
+    return {f"{name}.{key}": value for name, found in graded.items() for key, value in found.items()}
+
+
+def figures(record: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of one record: reward and its spread, the share of prompts with a right answer among their k (pass@k) and with rewards that differ, how long
+    responses are, and where it is known how many ended by themselves and the entropy of the policy that drew, in nats a token.
+    """
+    reward, group, mask = record["reward"].double(), record["group"], record["mask"]
+    if reward.ndim != 1:
+        return {}
+    size = int(group.max()) + 1
+    count = torch.bincount(group, minlength=size)
+    most = reward.new_full((size,), -torch.inf).scatter_reduce(0, group, reward, "amax")
+    least = reward.new_full((size,), torch.inf).scatter_reduce(0, group, reward, "amin")
+    asked = count > 0
+    found = {
+        "reward": reward.mean(),
+        "reward_std": reward.std() if len(reward) > 1 else reward.new_zeros(()),
+        f"pass_at_{int(count.max())}": (most >= 1)[asked].double().mean(),
+        "mixed_groups": (most > least)[asked].double().mean(),
+        "length": mask.sum(-1).double().mean(),
+    }
+    if "finished" in record:
+        found["finished"] = record["finished"].double().mean()
+    if "entropy_old" in record and bool(mask.any()):
+        found["entropy"] = record["entropy_old"][mask].double().mean()
+    return {name: float(value) for name, value in found.items()}
