@@ -24,6 +24,7 @@ from gradflow.passes.flows import FlowElaborator
 from gradflow.passes.pipelines import Formula
 from gradflow.passes.scope import Scope
 from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Upstream, chain_value, flatten
+from gradflow.passes.words import expression_text
 
 SUMS, PRODUCTS = ("+", "-"), ("*", "/")
 
@@ -176,7 +177,14 @@ class Combination(FlowElaborator):
     def notes(self, flow: Flow) -> tuple[tuple[str, str, str, str], ...]:
         """As of any flow; the head stands for all its gradients, and they are dense where nothing says otherwise."""
         first, *rest = super().notes(flow)
-        return ((first[0], "gradients", *first[2:]), *rest)
+        return ((head_text(self.chain[0].tree, self.chain[0].scope), "gradients", first[2], first[3]), *rest)
+
+
+def head_text(tree: s.Expr, scope: Scope) -> str:
+    """The head as it is written, or as the formula is that it names; a choice goes by its name."""
+    found, value = scope.local(tree.id) if isinstance(tree, s.Name) else (False, None)
+    chosen = found and isinstance(value, Formula) and isinstance(value.tree, s.Call) and getattr(value.tree.callee, "id", "") == "case"
+    return head_text(value.tree, value.scope) if found and isinstance(value, Formula) and not chosen else expression_text(tree)
 
 
 def check_sums(tree: s.Node, scope: Scope) -> None:
