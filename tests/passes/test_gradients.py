@@ -106,6 +106,15 @@ def test_a_stage_with_inputs_keeps_state(backend: str) -> None:
     same(trained("tempered(kept: one -> backprop, lost: other -> backprop, floor: 100)", backend), trained("0.01 * (one -> backprop)", backend))
 
 
+@BOTH
+def test_parts_of_parts_have_states_of_their_own(backend: str) -> None:
+    """A stage with inputs inside of a part and another outside: each counts its own steps."""
+    nested = (
+        "((counted(one -> backprop, lost: other -> backprop)) + 0 * (other -> backprop) -> nothing) + counted(other -> backprop, one -> backprop)"
+    )
+    same(trained(nested, backend), trained("one + other -> backprop -> fading()", backend))
+
+
 def test_backends_agree_on_what_is_not_linear() -> None:
     flow = "tempered(one -> backprop, other -> backprop) + 0.1 * (other -> backprop)"
     same(trained(flow, "reference"), trained(flow, "torch"))
