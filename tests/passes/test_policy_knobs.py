@@ -138,9 +138,9 @@ def test_a_selection_does_not_drop_what_the_advantage_is_for(mask: str, credit: 
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
-        ("-mean(scored.logp * samples.reward)", {"W0121"}),
+        ("-mean(scored.logp * samples.reward)", {"W0123"}),
         ("-mean(scored.logp * samples.reward, where: samples.mask)", set()),
-        ("-mean(mean(scored.logp, over: token) * samples.reward)", {"W0121"}),
+        ("-mean(mean(scored.logp, over: token) * samples.reward)", {"W0123"}),
         ("-mean(sum(scored.logp, over: token) * samples.reward)", set()),
         ("-mean(scored.logp * samples.reward, where: true)", set()),
         ("grpo(scored) + 0 * mean(samples.reward)", set()),
