@@ -1,4 +1,4 @@
-"""Padding that counts (W0121): a mean along the tokens of drawn responses that is not told which tokens there are.
+"""Padding that counts (W0123): a mean along the tokens of drawn responses that is not told which tokens there are.
 
 Responses are padded to the longest. What a record or `score` says of a token is 0 behind the end, so a sum may pass; a mean divides by the width,
 which is another one from rollout to rollout.
@@ -24,7 +24,7 @@ def padding_counts(e: Any, x: Any, over: tuple[str, ...], span: Span) -> None:
 
     if any(_padded(node, axis) for node in _arithmetic(x)):
         e.warn(
-            "W0121", span, f"this mean over `{axis}` counts the padding behind the responses",
+            "W0123", span, f"this mean over `{axis}` counts the padding behind the responses",
             why="they are as wide as the longest of the rollout, so the mean depends on the others",
             fix="say which tokens there are: `mean(.., where: mask)`",
         )  # fmt: skip
