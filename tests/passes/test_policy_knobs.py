@@ -108,6 +108,20 @@ def test_a_draw_inside_of_a_function_is_seen() -> None:
     assert codes("chosen(policy, tasks)", SCORED, before=acting) == {"E0408"}
 
 
+def test_dynamic_sampling_of_the_library() -> None:
+    draw = "informative(policy, tasks, group: 4, prompts: 8{})"
+    assert codes(draw.format("")) == set()
+    assert codes(draw.format(""), data=GYM) == {"W0119"}
+    assert codes(draw.format(", by: correct"), data=GYM) == set()
+    assert codes(draw.format(", drop: all_right"), data=GYM) == set()
+    assert codes(draw.format(", temperature: 0.6")) == {"W0118"}
+    assert codes(draw.format(", temperature: 0.6, scored_at: 0.6")) == {"E0408"}
+    assert codes(draw.format(", temperature: 0.6, scored_at: 0.6"), SCORED) == set()
+    assert codes(draw.format(", temperature: 0.6, scored_at: 1")) == set()
+    assert codes(draw.format(""), loss="ngrpo(scored)") == {"W0120"}
+    assert codes(draw.format(", drop: all_right"), loss="ngrpo(scored)") == set()
+
+
 DARING = """
 function daring {
   input reward : [sample]
