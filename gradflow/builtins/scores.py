@@ -23,7 +23,8 @@ def scored(e: Elaborator, node: s.Call, arguments: dict[str, Any]) -> v.Record:
             "E0206", node.span, "`score` needs a record of samples", why=f"its second argument is {v.kind_name(samples)}",
             fix="draw them: `samples ~ sample(policy, tasks, ..)`",
         )  # fmt: skip
-    names = tuple(n for n in READ if n in samples.fields)
+    shared = ("group",) if e.constants.get("scheduled") else ()  # what a schedule reads beside the rest
+    names = tuple(n for n in (*READ, *shared) if n in samples.fields)
     options = {k: x for k, x in arguments.items() if k not in ("policy", "samples", "reference")}
     fields = dict(samples.fields)
     axes = samples.fields["mask"].type.axes

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gradflow.claims.design import Claim, Trial, find_claim, program_of
+from gradflow.claims.design import SECONDS, Claim, Trial, find_claim, program_of, read_of
 from gradflow.plan.program import Program
 
 
@@ -65,7 +67,7 @@ def run_one(task: Task) -> Outcome:
     from gradflow.library.catalogue import MissingExtra
     from gradflow.passes.scope import module
     from gradflow.runtime.embed import run
-    from gradflow.runtime.events import RunFailed
+    from gradflow.runtime.events import RunFailed, RunStarted, UnitDone
 
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -73,10 +75,15 @@ def run_one(task: Task) -> Outcome:
         claim = find_claim(module(Path(task.path)), task.claim)
         trial = next(one for one in claim.trials if one.name == task.trial)
         program = program_of(claim, trial)
-        learnt = run(program, seed=task.seed, backend=task.backend).finish()
+        running, stamps = run(program, seed=task.seed, backend=task.backend), list[float]()
+        for event in running:
+            stamps += [time.process_time()] if isinstance(event, RunStarted | UnitDone) else []
+        last = {name: values[-1][1] for name, values in running.reports.items()}
+        if SECONDS in read_of(claim, task.trial):
+            last.setdefault(SECONDS, statistics.median(after - before for before, after in pairwise(stamps)))
     except (RunFailed, GradflowError, MissingExtra, ValueError) as error:
         return Outcome(task, {}, time.perf_counter() - start, "", str(error))
-    return Outcome(task, {name: last for name, (_, last) in learnt.items()}, time.perf_counter() - start, budget(program))
+    return Outcome(task, last, time.perf_counter() - start, budget(program))
 
 
 def budget(program: Program) -> str:

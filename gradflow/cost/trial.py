@@ -155,6 +155,9 @@ class Shadow(Run):
             found = list(super()._cuts(plan, group))
         yield from found[:1]
 
+    def _owner(self, plan: Any, group: Any) -> None:
+        """Mini-batches of whole groups have the size of any others."""
+
     def _change(self, action: Any, cut: Tensor | None, tally: Any) -> None:
         flow = isinstance(action, Update)
         name = f"flow {', '.join(action.models)} ({action.flow})" if flow else f"assignment of {action.model}"

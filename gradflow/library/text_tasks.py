@@ -198,13 +198,13 @@ def arithmetic(digits: int = 1, size: int = 80, operations: str = "+", test: int
             answers.append(str(OPERATIONS[sign](rest % below, rest // below)))
         return questions, answers
 
-    return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, digits=digits)
+    facts = {"digits": digits, "characters": 2 * digits + 2}
+    return task_spec("arithmetic", sizes, lambda: cut_splits(*pairs(), sizes), exact_match(lambda: pairs()[1]), batch, **facts)
 
 
 FILLER = (
-    "the old boat lay by the grey wall and nobody knew why a small bird came down from the hill each day to sit on it while "
-    "rain fell over town people went home late with bread wood or cloth under an arm some sang others kept still as if they "
-    "had all time left in that year"
+    "the old boat lay by the grey wall and nobody knew why a small bird came down from the hill each day to sit on it while rain fell over "
+    "town people went home late with bread wood or cloth under an arm some sang others kept still as if they had all time left in that year"
 )
 NAMES = "amber birch cedar delta ember fable grove haven ivory jewel koala lemon maple north ocean pearl"
 

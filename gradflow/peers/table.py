@@ -56,8 +56,10 @@ def rows() -> tuple[Row, ...]:
 
 def asked(text: str) -> tuple[str, str]:
     """(option, value) of what was typed: `loss_type=dapo`, `--loss_type="dapo"`, `algorithm.adv_estimator=rloo`, `epsilon_high`, `cispo`."""
-    name, _, value = text.strip().lstrip("-+").partition("=")
-    return name.strip().rpartition(".")[2], value.strip().strip("\"'")
+    path, _, value = text.strip().lstrip("-+").partition("=")
+    parts = [part.strip() for part in path.split(".")]
+    names = {name for row in rows() for name in row.names}
+    return next((part for part in reversed(parts) if part in names), parts[-1]), value.strip().strip("\"'")
 
 
 def find(text: str) -> list[Row]:

@@ -1,5 +1,5 @@
-"""How a rollout is cut into mini-batches: at random by samples, or by whole groups where an update sums over the samples of a group,
-or where a schedule packs them.
+"""How a rollout is cut into mini-batches: at random by samples, or by whole groups where an update sums over the samples of a group, or where the
+`train` line asks for it.
 
 What a formula of the record alone sums by group is taken before the cut. A sum by group that is left in an update is live: there the samples of a
 group belong together, and a mini-batch takes whole groups, as many as any other or one more.
@@ -7,7 +7,7 @@ group belong together, and a mini-batch takes whole groups, as many as any other
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,15 +16,15 @@ from gradflow.graph.graph import Region
 from gradflow.runtime import random
 
 
-def grouping(regions: Iterable[Region], whole: str = "") -> tuple[str, str] | None:
-    """Where the map [sample -> group] is held along which one of these regions reduces; else that of the field `whole`, which a schedule names."""
+def grouping(regions: Iterable[Region], whole: str = "", held: Container[tuple[str, ...]] = ()) -> tuple[str, ...] | None:
+    """Where the map [sample -> group] is held along which one of these regions reduces; else the field `whole`, if it is `held`."""
     nodes = [node for region in regions for node in region.nodes()]
     for node in nodes:
         index = node.inputs[1] if node.op.startswith("segment_") else None
         if index is not None and index.op == "source" and index["kind"] == "held" and index.type.names == ("sample",):
             return index["path"]
-    drawn = [node["path"][0] for node in nodes if node.op == "source" and node["kind"] == "held" and node.type.has("sample")]
-    return (drawn[0], whole) if whole and drawn else None
+    drawn = [(node["path"][0], whole) for node in nodes if node.op == "source" and node["kind"] == "held" and node.type.has("sample")]
+    return next((path for path in drawn if path in held), None)
 
 
 def pieces(key: random.Key, samples: int, count: int, owner: Tensor | None, device: torch.device) -> Iterator[Tensor]:

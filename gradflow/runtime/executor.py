@@ -331,8 +331,8 @@ class Run:
             yield from pieces(key, samples, plan.minibatches, owner, self.device)
 
     def _owner(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Tensor | None:
-        """The group of each sample, numbered through, where one of these updates sums by group or a schedule needs groups whole."""
-        index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""))
+        """The group of each sample, numbered through, where one of these updates sums by group or whole groups are asked for."""
+        index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""), self.held)
         return None if index is None else self.held[index].unique(return_inverse=True)[1]
 
     def _samples(self, group: tuple[Update | Assign, ...]) -> int:

@@ -55,7 +55,7 @@ def plan_of(e: Elaborator, value: v.Stage, span: Any) -> SchedulePlan:
     if found:
         raise mistake(
             "E0562", definition.name_span, f"the schedule `{definition.name}` changes what is computed", label=found,
-            why="a schedule changes work and memory alone: every token must be predicted from its prompt and from what stands before it in its response",
+            why="it may change work and memory alone: every token is to be predicted from its prompt and from what stands before it in its response",
             fix="mend what is seen, the positions or the way back; what changes the estimate is an `estimator`",
         )  # fmt: skip
     return plan
@@ -127,8 +127,8 @@ class ScheduleBody(Body):
             )  # fmt: skip
         call = self.attends(statement)
         values = {arg.name or ("query", "key", "value")[i]: arg.value for i, arg in enumerate(call.args)}
-        plain = all(isinstance(values.get(name), s.Name) and values[name].id == name for name in ("query", "key", "value"))
-        if set(values) != {"query", "key", "value", "sees"} or not plain:
+        named = {name for name, value in values.items() if isinstance(value, s.Name) and value.id == name}
+        if set(values) != {"query", "key", "value", "sees"} or not named >= {"query", "key", "value"}:
             raise unbuilt(call.span, "attention that is more than another choice of what is seen cannot run yet", LESS)
         self.sees = self.e.evaluate(values["sees"], scope), call.span
 
@@ -138,9 +138,8 @@ class ScheduleBody(Body):
         value = one.value if isinstance(one, s.Bind) and one.op == "=" and one.targets[0].name == "out" else None
         if isinstance(value, s.Call) and isinstance(value.callee, s.Name) and value.callee.id == "attend" and len(value.args) <= 4:
             return value
-        raise unbuilt(
-            head(statement.span, "on"), "a block on `attention` that is not `out = attend(query, key, value, sees: ..)` cannot run yet", LESS
-        )
+        other = "a block on `attention` that is not `out = attend(query, key, value, sees: ..)` cannot run yet"
+        raise unbuilt(head(statement.span, "on"), other, LESS)
 
     # ---- what comes of it
 

@@ -34,7 +34,7 @@ def difference(layout: Region, sees: Region) -> str:
     for groups, padded in SHAPES:
         for shuffled in (False, True):
             record = example(groups, padded, shuffled)
-            given = {("input", name): value for name, value in record.items()}
+            given: dict[tuple[str, ...], Any] = {("input", name): value for name, value in record.items()}
             rows: Any = run(given)
             found = wrong({name: rows[name] for name in RESULTS}, look(given)["visible"], record)
             if found:

@@ -131,7 +131,7 @@ def prompt_length(program: p.Program, one: Sampled) -> int | None:
 
 
 def predicted(program: p.Program, lengths: dict[str, int] | None = None) -> list[dict[str, Any]]:
-    """For each record and each model that scores it: how much is shared, and the gain in work. `lengths`: tokens of prompts by policy, where known."""
+    """For each record and each model that scores it: how much is shared, and the gain in work. `lengths`: tokens of prompts by policy."""
     if program.schedule is None:
         return []
     found = []

@@ -147,12 +147,10 @@ def shared_fields(record: Mapping[str, Tensor], group: Tensor, prompts: int) -> 
 
 
 def whole_groups(group: Tensor, count: int) -> list[Tensor]:
-    """The samples in at most `count` pieces of about equal size, each of whole groups: indices, ascending by group."""
-    order = group.argsort(stable=True)
-    _, sizes = group[order].unique_consecutive(return_counts=True)
-    ends = sizes.cumsum(0)
-    piece = ((ends - sizes) * count).div(len(group), rounding_mode="floor").repeat_interleave(sizes)
-    return [order[piece == number] for number in piece.unique().tolist()]
+    """The samples in `count` pieces of about equally many groups, none of them cut, or in as many as there are groups: indices."""
+    names, own = group.unique(return_inverse=True)
+    piece = own * min(count, len(names)) // len(names)
+    return [(piece == number).nonzero()[:, 0] for number in range(min(count, len(names)))]
 
 
 def attach(program: Any, runners: Mapping[str, Any], backend: str, device: torch.device) -> None:

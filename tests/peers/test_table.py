@@ -26,13 +26,14 @@ LINED = [row for row in rows() if row.line]
 
 def spec_of(lines: str) -> str:
     """A pipeline with these lines in place of its own of the same beginning; others stand before what they are for."""
-    own, before = dict(PIPELINE), {"samples ~": [], "scored =": [], "loss =": []}
+    own, before = dict(PIPELINE), {"samples ~": [], "scored =": [], "loss =": [], "train": []}
     for line in lines.splitlines():
         head = next((head for head in own if line.startswith(head)), None)
         if head is not None:
             own[head] = line
         else:
-            before["samples ~" if line.startswith("model") else "scored =" if "~" in line else "loss ="].append(line)
+            place = {"model": "samples ~", "flow": "train"}.get(line.split()[0], "scored =" if "~" in line else "loss =")
+            before[place].append(line)
     return "pipeline p {\n" + "\n".join(line for head, text in own.items() for line in (*before.get(head, ()), text)) + "\n}\n"
 
 
