@@ -32,7 +32,7 @@ class Trial:
         return expression_text(self.call)
 
 
-SECONDS = "seconds"  # of a unit, the median of a run: what every run tells beside its reports
+SECONDS = "seconds"  # of the processor for a unit, the median of a run: what every run tells beside its reports
 
 
 @dataclass(frozen=True)

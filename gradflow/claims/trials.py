@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def run_one(task: Task) -> Outcome:
     from gradflow.library.catalogue import MissingExtra
     from gradflow.passes.scope import module
     from gradflow.runtime.embed import run
-    from gradflow.runtime.events import RunFailed, UnitDone
+    from gradflow.runtime.events import RunFailed, RunStarted, UnitDone
 
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -74,12 +75,12 @@ def run_one(task: Task) -> Outcome:
         claim = find_claim(module(Path(task.path)), task.claim)
         trial = next(one for one in claim.trials if one.name == task.trial)
         program = program_of(claim, trial)
-        running, took = run(program, seed=task.seed, backend=task.backend), list[float]()
+        running, stamps = run(program, seed=task.seed, backend=task.backend), list[float]()
         for event in running:
-            took += [event.seconds] if isinstance(event, UnitDone) else []
+            stamps += [time.process_time()] if isinstance(event, RunStarted | UnitDone) else []
         last = {name: values[-1][1] for name, values in running.reports.items()}
         if SECONDS in read_of(claim, task.trial):
-            last.setdefault(SECONDS, statistics.median(took or [0.0]))
+            last.setdefault(SECONDS, statistics.median(after - before for before, after in pairwise(stamps)))
     except (RunFailed, GradflowError, MissingExtra, ValueError) as error:
         return Outcome(task, {}, time.perf_counter() - start, "", str(error))
     return Outcome(task, last, time.perf_counter() - start, budget(program))

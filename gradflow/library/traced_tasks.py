@@ -36,7 +36,7 @@ def chain_sums(
     """`3+4+8=` -> `3+4=7 7+8=5`: sums modulo a number, carried out step by step; the answer is the last result, and only it is verified.
 
     `terms`: how many numbers are added, at most; `least`: and at least (left out: always as many); questions are drawn evenly and may repeat.
-    `largest`: of what is added (left out: all that are below the modulus); small steps are learned in far fewer examples. All numbers are
+    `largest`: of what is added (left out: all that are below the modulus); small steps are learned from far fewer examples. All numbers are
     written with as many digits as the largest needs. `vocabulary`: words of the tokenizer that the fields are numbered by.
     Fields `asked` int [prompt, ask -> word] (spaces in front), `trace` int [prompt, step -> word] (the end word behind it), `steps` int
     [prompt], `final` int [prompt, digit -> word]. Reward 1 where what follows the last `=` of a response is the answer.

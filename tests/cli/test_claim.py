@@ -21,6 +21,10 @@ claim faster {
   theirs = descent(seeds: 2)
   expect mean(theirs.x - ours.x, over: seed) > 0
 }
+claim costs_something {
+  ours = descent(seeds: 2)
+  expect min(ours.seconds, over: seed) > 0
+}
 claim broken {
   ours = descent(bend: 1)
   expect ours.x > 0
@@ -48,6 +52,14 @@ def test_a_claim_is_judged_and_written_down(spec: Path, capsys: pytest.CaptureFi
     assert not Path("runs").exists()
 
 
+def test_a_claim_may_read_the_time_of_a_unit_which_others_do_not_keep(spec: Path) -> None:
+    for name in ("faster", "costs_something"):
+        assert main(["claim", f"{spec}:{name}", "--out", "found"]) == 0
+    claims = json.loads(Path("found/descent.json").read_text())["claims"]
+    assert claims["costs_something"]["verdict"] == "holds"
+    assert [set(claims[name]["trials"]["ours"]["reports"]) for name in ("faster", "costs_something")] == [{"x"}, {"x", "seconds"}]
+
+
 def test_a_run_that_fails_is_said_and_nothing_is_written(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claim", f"{spec}:broken", "--out", "found"]) == 3
     assert "error: ours, seed None: " in capsys.readouterr().err
@@ -57,7 +69,7 @@ def test_a_run_that_fails_is_said_and_nothing_is_written(spec: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nothing",), "has no claim `nothing`; it has faster, broken"),
+        (("nothing",), "has no claim `nothing`; it has faster, costs_something, broken"),
         (("fastr",), "did you mean `faster`?"),
     ],
 )

@@ -15,16 +15,18 @@ import torch
 from torch import Tensor, nn
 
 import gradflow
-from gradflow.library import turns
+from gradflow.library import tools, turns
 from gradflow.library.agent_tests import agent_pass_at_1, tool_demonstrations
 from gradflow.library.agents import agent
 from gradflow.library.language_models import CharacterTokenizer
 from gradflow.library.models import transformer
 from gradflow.library.paths import branch_paths, call_tools, continue_paths, open_paths, verify_paths
+from gradflow.library.python_models import python_allowed
 from gradflow.library.rollouts import RESULT_TYPES, score, take_rows
 from gradflow.library.text_tasks import Tasks
 from gradflow.library.tool_tasks import tool_arithmetic
 from gradflow.library.tools import calculated, calculator, made
+from gradflow.plan.artifact import ArtifactError, decode, encode
 
 SPEC = tool_arithmetic(steps=2, size=40, test=10)
 MODEL = transformer(vocabulary=22, layers=1, width=32, heads=4, length=48)
@@ -280,6 +282,12 @@ def test_a_tool_of_the_users_own_has_to_be_allowed() -> None:
     with pytest.raises(gradflow.GradflowError, match="--allow-python"):
         gradflow.compile(OWN)
     assert "calls" in gradflow.compile(OWN, allow_python=True).run().finish()
+    plan = encode(gradflow.compile(OWN, allow_python=True).program)
+    tools._granted.clear()
+    with pytest.raises(ArtifactError, match="--allow-python"):
+        decode(plan)
+    with python_allowed(True):
+        assert decode(plan).name == "own"
     tool = made(("python_tool", (("where", "tests.library.test_agents:doubled"),)))
     assert tool.observation("21") == "=42\n" and tool.observation("x") == "=\n"
 

@@ -34,3 +34,13 @@ def test_features_have_unit_length_on_average() -> None:
     features = linear_policy(prompts=400, features=24, seed=3).build(0).features
     assert abs(float((features**2).sum(1).mean()) - 1) < 0.1
     assert numpy.isfinite(features.numpy()).all()
+
+
+def test_what_is_common_moves_all_alike_and_the_decoy_stays() -> None:
+    policy = linear_policy(prompts=50, features=8, spread=0.0, common=1.0, decoy=2.0).build(0)
+    assert torch.equal(policy(torch.arange(50)).detach(), torch.tensor([2.0, 0.0]).expand(50, 1, 2))
+    policy(torch.tensor([7]))[0, 0, 1].backward()
+    with torch.no_grad():
+        policy.theta += policy.theta.grad
+    moved = policy(torch.arange(50))[:, 0, 1].detach()
+    assert float(moved.min()) > 0 and torch.allclose(moved, moved[0].expand(50))

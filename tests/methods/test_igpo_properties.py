@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gradflow
 from gradflow.language.source import Source
 from gradflow.passes.scope import Module
 from gradflow.verify import drivers, evaluate
@@ -81,7 +82,7 @@ def written_out(
 @st.composite
 def samplings(draw: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     r = numpy.random.default_rng(draw(seeds))
-    width, blocks, prompt, rows = (draw(st.integers(1, n)) for n in (4, 3, 3, 3))
+    width, blocks, rows, prompt = *(draw(st.integers(1, n)) for n in (4, 3, 3)), draw(st.integers(0, 3))
     each = draw(st.integers(1, 5))
     length = width * blocks
     canvas = numpy.concatenate([r.integers(0, 5, (rows, prompt)), numpy.full((rows, length), BLANK)], 1)
@@ -321,8 +322,9 @@ function rolled(extra: hinted | plain | none = hinted, group: int >= 2 = 4, most
   input Wpos  : [place, word]
   input S     : [seen, word]
   made = answered(
-    asked, trace, steps, final, net: x => Wpos + S[seen: x], extra: extra, group: group, most: most, blank: 6, eot: 5, equals: 4, length: 8, width: 4,
-    calls: 4
+    asked, trace, steps, final, extra: extra, group: group, most: most, blank: 6, length: 8, solved: solved(equals: 4, eot: 5),
+    sampler: denoise(net: x => Wpos + S[seen: x], blank: 6, eot: 5, length: 8, width: 4, calls: 4),
+    hints: hinted(length: 8, blank: 6, tail: 0, low: 2)
   )
   return (tokens: arrange(made.tokens, [sample, place]), hint: arrange(made.hint, [sample, place]), reward: made.reward, advantage: made.advantage,
           lost: made.lost, left: made.left)
@@ -358,3 +360,25 @@ def test_only_groups_that_are_all_wrong_are_answered_again(backend: str, monkeyp
         swapped = made["reward"] > runs["none"]["reward"]
         assert not made["hint"][~swapped].any() and not made["hint"][:, :2].any()
     assert not runs["plain"]["hint"].any() and not runs["none"]["hint"].any()
+
+
+# ---- the whole method
+
+
+def trained(**options: Any) -> tuple[dict[str, list[float]], dict[str, numpy.ndarray]]:
+    program = gradflow.compile("09_igpo", terms=2, warm=20, rollouts=1, prompts=4, group=4, heat=1.2, share=0.7, lr=1e-2)
+    running = program.run(seed=4, **options)
+    for _ in running:
+        pass
+    reports = {name: [float(value) for _, value in series] for name, series in running.reports.items()}
+    return reports, {leaf: value.detach().double().numpy().copy() for leaf, value in running.parameters("policy").items()}
+
+
+def test_the_method_is_the_same_on_the_reference_and_on_torch() -> None:
+    reports, parameters = trained(backend="reference")
+    assert reports["before"][0] > 0 and reports["all_wrong"][0] < reports["before"][0], "hints made some answers right"
+    others, moved = trained(backend="torch", precision="float64")
+    for name, series in reports.items():
+        close(others[name], series)
+    for leaf, value in parameters.items():
+        close(moved[leaf], value, rtol=1e-7, atol=1e-9)

@@ -15,6 +15,8 @@ from gradflow.compiler import build
 from gradflow.language.source import Source
 from gradflow.passes.scope import Module
 from gradflow.runtime.executor import Options, Run
+from gradflow.runtime.snapshots import tensors_of
+from tests.placement.threads import on_ranks
 
 TEXT = """
 function weighed(share: real = 0.3) {{ input a, b : [param]; return (1 - share) * a + share * b }}
@@ -104,6 +106,15 @@ def test_a_stage_with_inputs_keeps_state(backend: str) -> None:
     same(trained("tempered(kept: one -> backprop, lost: other -> backprop, floor: 100)", backend), trained("0.01 * (one -> backprop)", backend))
 
 
+@BOTH
+def test_parts_of_parts_have_states_of_their_own(backend: str) -> None:
+    """A stage with inputs inside of a part and another outside: each counts its own steps."""
+    nested = (
+        "((counted(one -> backprop, lost: other -> backprop)) + 0 * (other -> backprop) -> nothing) + counted(other -> backprop, one -> backprop)"
+    )
+    same(trained(nested, backend), trained("one + other -> backprop -> fading()", backend))
+
+
 def test_backends_agree_on_what_is_not_linear() -> None:
     flow = "tempered(one -> backprop, other -> backprop) + 0.1 * (other -> backprop)"
     same(trained(flow, "reference"), trained(flow, "torch"))
@@ -169,3 +180,22 @@ def test_gradients_weigh_in_proportion() -> None:
     share = float(r.uniform())
     a, b = trained("one -> backprop", steps=1), trained("other -> backprop", steps=1)
     same(trained(f"weighed(a: one -> backprop, b: other -> backprop, share: {share})", steps=1), (1 - share) * a + share * b)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_divide_by_the_norm_of_the_sum(count: int) -> None:
+    """Each rank has a part of the batch; the lost gradient is summed over them before its norm is taken."""
+    flow = " over devices(): tempered(one -> backprop, lost: other -> backprop, floor: 1e-6) + 0.1 * (other -> backprop)"
+    text = TEXT.format(flow="FLOW", settings="").replace(": FLOW", flow)
+    program, diagnostics = build(Module.of(Source("spec", text)), "p")
+    assert program is not None, diagnostics
+    options = Options(precision="float64")
+    run = Run(program, options)
+    wanted = list(run.events()) and state(run)
+    for _, found in on_ranks(program, count, options, watch=state):
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10)
+
+
+def state(run: Run) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in tensors_of(run).items() if not name.startswith("random/")}
