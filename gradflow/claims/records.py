@@ -35,11 +35,28 @@ def fingerprint(*roots: tuple[s.Definition, Module]) -> str:
             continue
         seen.add(key)
         digest.update(repr(s.shape(definition)).encode())
-        for name in sorted({node.id for node in s.walk(definition) if isinstance(node, s.Name)}):
+        for name in sorted({node.id for node in s.walk(definition) if isinstance(node, s.Name)} - own_names(definition)):
             found = home.scope().find(name, definition)
             if found is not None:
                 waiting.append(found)
     return digest.hexdigest()[:16]
+
+
+def own_names(definition: s.Definition) -> set[str]:
+    """What a definition binds itself and so never means in the library; but `x = x(1)` does, where nothing else binds x."""
+    found, outer = {param.name for param in definition.params}, set()
+    for node in s.walk(definition):
+        if isinstance(node, s.Input | s.State | s.Vary | s.Declare):
+            found |= set(node.names)
+        elif isinstance(node, s.Lambda):
+            found |= set(node.params)
+        elif isinstance(node, s.Repeat):
+            found |= {start.name for start in node.values} | ({node.axis.name} if node.axis is not None else set())
+        elif isinstance(node, s.Bind) and node.op != "<-":
+            used = {part.id for part in s.walk(node.value) if isinstance(part, s.Name)}
+            for target in node.targets:
+                (outer if target.name in used else found).add(target.name)
+    return found - (outer - found)
 
 
 def record(claim: Claim, outcomes: list[Outcome], judged: list[Judged], confidence: float) -> dict[str, Any]:
