@@ -5,8 +5,9 @@
 
 `language.md`, `library.md`, `diagnostics.md` and `claims.md` are made whole: constructs come from `constructs.toml` (a test holds it against the
 grammar), built-ins from their table, primitives from the catalogue, definitions from the shipped specs, pages from the list of diagnostics. In
-pages that people write (`RECORDED`) the outputs are made: a block ```gflow NAME or ```python NAME is a file, a block ```console holds commands
-after `$ ` and what they print. Runs take time and print times, so theirs stand in ```text blocks and are not made again.
+pages that people write (`RECORDED`) the outputs are made, and the tables of other libraries' options: a block ```gflow NAME or ```python NAME is
+a file, a block ```console holds commands after `$ ` and what they print. Runs take time and print times, so theirs stand in ```text blocks and
+are not made again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-RECORDED = ("README.md", "docs/tutorial.md")
+RECORDED = ("README.md", "docs/tutorial.md", "docs/from-trl.md", "docs/from-verl.md")
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COLUMNS = "100"
 ORDER = ("elementwise", "choice", "reduction", "axes", "order", "linear algebra", "losses", "derivatives", "draws")
@@ -46,7 +47,38 @@ def constructs() -> list[dict[str, Any]]:
 def pages() -> dict[str, str]:
     """Every generated file by its path, with the text that it should have."""
     made = {"docs/language.md": language(), "docs/library.md": library(), "docs/diagnostics.md": diagnostics(), "docs/claims.md": claims()}
-    return made | {name: recorded((ROOT / name).read_text(encoding="utf-8")) for name in RECORDED if (ROOT / name).exists()}
+    return made | {name: recorded(peers((ROOT / name).read_text(encoding="utf-8"))) for name in RECORDED if (ROOT / name).exists()}
+
+
+OPTIONS = re.compile(r"(<!-- options of (\w+)[^\n]*-->\n).*?(<!-- end of options -->)", re.DOTALL)
+
+
+def peers(text: str) -> str:
+    """A page whose table of a peer's options, between its two comments, is as `gradflow/peers/` has it."""
+    return OPTIONS.sub(lambda found: f"{found[1]}\n{options_of(found[2])}\n\n{found[3]}", text)
+
+
+def options_of(library: str) -> str:
+    from gradflow.peers.table import rows
+
+    own = [row for row in rows() if row.library == library]
+    here = [f"| `{option(row)}` | {cell(row.says)} | {code(row.write or row.line)} | {differences(row)} |" for row in own if not row.missing]
+    absent = [f"| `{option(row)}` | {cell(row.says)} {cell(row.missing)} |" for row in own if row.missing]
+    table = ["| option | what it is | in gradflow | what differs |", "| --- | --- | --- | --- |", *here]
+    return "\n".join([*table, "", "Not here:", "", "| option | why |", "| --- | --- |", *absent])
+
+
+def option(row: Any) -> str:
+    return "`, `".join([f"{row.names[0]}={row.values[0]}" if row.values else row.names[0], *row.names[1:], *row.values[1:]])
+
+
+def code(text: str) -> str:
+    return "<br>".join(f"`{cell(line)}`" for line in text.splitlines())
+
+
+def differences(row: Any) -> str:
+    exact = f"To the letter: `{cell(row.exact.splitlines()[-1])}`." if row.exact else ""
+    return " ".join(filter(None, [*(cell(text) for text in row.differs.values()), exact]))
 
 
 def recorded(text: str) -> str:

@@ -39,13 +39,18 @@ def check_policy(e: Elaborator, program: p.Program, definition: s.Definition, sc
         selections(e, program, phase, origins, said)
 
 
+def moving(update: p.Update) -> list[Node]:
+    """What the parameters move by; what is only reported is left out."""
+    return ordered([node for name, node in update.region.results if name.startswith("param/")])
+
+
 # ---- temperatures
 
 
 def temperatures(e: Elaborator, update: p.Update, origins: Origins, said: list[s.Definition]) -> None:
     """E0408: a ratio or a difference of log-probabilities that were taken at two temperatures."""
     known: dict[int, tuple[float, str]] = {}
-    for node in update.region.nodes():
+    for node in moving(update):
         own = _scored(node, origins)
         below = {known[one.id] for one in node.inputs if one.id in known}
         if own is not None:
@@ -87,32 +92,40 @@ def _arguments(said: Iterable[s.Definition], wanted: tuple[tuple[str, str], ...]
 
 def drawn_elsewhere(e: Elaborator, update: p.Update, origins: Origins, said: list[s.Definition]) -> None:
     """W0118: samples come from a distribution that is not the one of `logp_old`, and nothing says that this is meant."""
-    for node in update.region.nodes():
+    for node in moving(update):
         if node.op != "source" or node["kind"] != "held" or node["path"][-1] != "logp_old":
             continue
         for call in origins.behind("held", node["path"]):
-            shaped = {name: call.options[name] for name in SHAPING if call.options.get(name, 0 if name == "top_k" else 1) not in (0, 1)}
-            numbers = all(isinstance(value, NUMBERS) for value in shaped.values())
-            if call.primitive != "sample" or not shaped or not numbers or "scored_at" in call.options:
+            scored = call.options.get("scored_at", 1)
+            usual = {"temperature": (scored,), "top_p": (1,), "top_k": (0,)}
+            shaped = {name: call.options[name] for name in SHAPING if call.options.get(name, usual[name][0]) not in usual[name]}
+            numbers = all(isinstance(value, NUMBERS) for value in (scored, *shaped.values()))
+            shaping = _shaping(said, call, shaped) if call.primitive == "sample" and shaped and numbers else None
+            if shaping is None or any(_says(one, "scored_at") for one in shaping[0]):
                 continue
-            for span in _shaping(said, call, shaped):
-                warmer = shaped.get("temperature")
-                fix = f"score where you draw, `scored_at: {warmer:g}` and `score(.., temperature: {warmer:g})`, or " if warmer is not None else ""
-                e.warn(
-                    "W0118", span, f"samples are drawn with {', '.join(f'{k} {x:g}' for k, x in shaped.items())}, and `logp_old` is not",
-                    why="the ratio is to the full distribution at temperature 1, which did not draw them: training is off-policy from the start",
-                    fix=f"{fix}say that it is meant: `scored_at: 1`",
-                )  # fmt: skip
-                break
+            warmer = shaped.get("temperature")
+            fix = f"score where you draw, `scored_at: {warmer:g}` and `score(.., temperature: {warmer:g})`, or " if warmer is not None else ""
+            e.warn(
+                "W0118", shaping[1], f"samples are drawn with {', '.join(f'{k} {x:g}' for k, x in shaped.items())}, and `logp_old` is not",
+                why=f"the ratio is to the full distribution at temperature {scored:g}, which did not draw them: it is off-policy from the start",
+                fix=f"{fix}say that it is meant: `scored_at: {scored:g}`",
+            )  # fmt: skip
 
 
-def _shaping(said: list[s.Definition], call: acts.WorldCall, shaped: Mapping[str, Any]) -> Iterator[Span]:
-    """Where the file shapes this draw: in the call itself, or in the call of the function that draws."""
+def _says(call: s.Call, name: str) -> bool:
+    """Whether a call gives the option itself, not the parameter of the function around it."""
+    return any(arg.name == name and not isinstance(arg.value, s.Name) for arg in call.args)
+
+
+def _shaping(said: list[s.Definition], call: acts.WorldCall, shaped: Mapping[str, Any]) -> tuple[list[s.Call], Span] | None:
+    """The draw itself and the call that shapes it, and where the file does so: in the draw, or in the call of the function that draws."""
     calls = [one for definition in said for one in _calls(definition)]
-    for one in [one for one in calls if one.span == call.span] + [one for one in calls if one.span != call.span]:
+    drawn = [one for one in calls if one.span == call.span]
+    for one in drawn + [one for one in calls if one.span != call.span]:
         for arg in one.args:
             if arg.name and isinstance(arg.value, s.Number) and arg.value.value == shaped.get(arg.name):
-                yield arg.span
+                return [*drawn, one], arg.span
+    return None
 
 
 # ---- an entropy whose weight is 0
@@ -167,7 +180,7 @@ def selections(e: Elaborator, program: p.Program, phase: p.Phase, origins: Origi
             e.warn(
                 "W0119", place, f"groups are dropped where all rewards are equal, and those of `{graded[0]}` are graded",
                 why="two wrong answers seldom earn exactly the same part of the credit, so hardly any group is dropped",
-                fix="select by what is right: `instructive(samples.correct, samples.group)`",
+                fix="select by what is right: `by: correct`, or `instructive(samples.correct, samples.group)`",
             )  # fmt: skip
         if _of_equals(mask, 0.0) is False:
             for credit in _against_all_wrong(phase):

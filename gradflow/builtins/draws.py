@@ -16,9 +16,14 @@ from gradflow.passes.scope import Scope
 
 
 def drawn(e: Elaborator, statement: s.Bind, scope: Scope) -> Any:
-    """The right side of `~`: distributions inside take their place from the name that is bound."""
+    """The right side of `~`: distributions inside take their place from the name that is bound.
+
+    Where a function is drawn twice, what it draws inside are other numbers: from the second on, the outer place stands before the inner one.
+    """
     name = statement.targets[0].name
     place = ".".join(part for part in (e.context.flow, scope.owner, name, *map(str, e.loops)) if part)
+    if e.drawn_in.setdefault(place, e.place) != e.place:
+        place = f"{e.place}.{place}"
     if place in e.context.draws:
         return e.context.draws[place]
     with e.placed(place):

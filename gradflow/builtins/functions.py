@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from gradflow.analyses.padding import padding_counts
 from gradflow.builtins.arguments import Arguments, BuiltinFunction, is_axis
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Type
@@ -100,7 +101,11 @@ def where(a: Arguments) -> Any:
     condition = a.tensor(0)
     if not isinstance(condition, Node):
         return a.raw(1 if condition else 2)
-    return a.e.ops.where(*a.aligned(condition, a.tensor(1), a.tensor(2)))
+    chosen = a.aligned(condition, a.tensor(1), a.tensor(2))
+    value = a.e.ops.where(*chosen)
+    if isinstance(value, Node) or not condition.type.axes:
+        return value
+    return a.e.ops.make("where", chosen, Type(a.e.ops.constant(value).type.base, condition.type.axes))  # the same number, along the axes all the same
 
 
 @builtin("case(option, word: value)", "The value that belongs to the option's word; decided when the spec is compiled.", "choice")
@@ -202,6 +207,8 @@ def averaged(a: Arguments, x: Any, mask: Any, over: tuple[str, ...], weight: Any
         count = summed(a, weight, mask, over)
         total = summed(a, e.ops.elementwise("mul", x, weight), mask, over)
         return e.ops.elementwise("div", total, e.ops.where(e.ops.elementwise("eq", count, 0), 1, count))
+    if not a.has("where"):
+        padding_counts(e, x, over, a.call.span)
     count = counted(a, x, mask, over)
     total = summed(a, x, mask, over)
     if isinstance(less, Node) or less:

@@ -71,7 +71,7 @@ def rank_by(a: Arguments, x: Node, descending: bool) -> Any:
     before = ops.elementwise("sub", ops.scan_sum(size, target.name), size)
     total = ops.constant(ops.reduce("sum", size, [target.name]))
     key = ops.elementwise("add", ops.elementwise("mul", index, total), ops.rank(x, over, descending))
-    return ops.elementwise("sub", ops.rank(ops.constant(key), over, False), ops.gather(before, index, target.name))
+    return ops.elementwise("sub", ops.rank(ops.constant(key), over, False), ops.gather(ops.constant(before), index, target.name))
 
 
 @builtin(

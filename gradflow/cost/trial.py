@@ -278,9 +278,14 @@ class ShadowWorld(World):
                 return self._longest(call) + tokens
             except (AttributeError, IndexError, ImportError, KeyError, OSError, StopIteration, TypeError, ValueError):
                 self._guessed(call, axis)
-                return GUESS + tokens
+                return self._fitting(call, GUESS + tokens)
         self._guessed(call, axis)
         return GUESS
+
+    def _fitting(self, call: WorldCall, places: int) -> int:
+        """As many places, or fewer where the model (of a call that names none: any) takes fewer."""
+        lengths = [self.program.models[name].spec.facts.get("length") for name in (call.models.values() or self.program.models)]
+        return min([places, *(length for length in lengths if isinstance(length, int))])
 
     def _tokens(self, call: WorldCall) -> int | None:
         """The longest response: as stated, as asked for, or as long as the primitive lets it be."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradflow.gradients.joints import Asked, check_part, no_gradient, run_joint
+from gradflow.gradients.joints import Asked, check_part, no_gradient, run_joint, takes_gradients
 from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
@@ -23,51 +23,54 @@ from gradflow.passes.expressions import Elaborator
 from gradflow.passes.flows import FlowElaborator
 from gradflow.passes.pipelines import Formula
 from gradflow.passes.scope import Scope
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Upstream, chain_value, flatten
+from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Upstream, chain_value, flatten, is_stage
+from gradflow.passes.words import expression_text
 
 SUMS, PRODUCTS = ("+", "-"), ("*", "/")
 
 
 def elaborator_of(e: Elaborator, head: Any) -> type[FlowElaborator]:
     """Which elaborator a flow with this head needs."""
-    return Combination if isinstance(head, v.Live) and is_gradient(head.tree, head.scope) else FlowElaborator
+    combines = isinstance(head, v.Live) and (is_gradient(e, head.tree, head.scope) or takes_gradients(head.tree, head.scope))
+    return Combination if combines else FlowElaborator
 
 
-def is_gradient(tree: s.Node, scope: Scope) -> bool:
-    """Whether an expression is made of gradients: a chain stands in it, or in a formula that it names."""
-    return next(parts_of(tree, scope), None) is not None
+def is_gradient(e: Elaborator, tree: s.Node, scope: Scope) -> bool:
+    """Whether an expression is made of gradients: a chain that begins with an objective stands in it, or in a formula that it names."""
+    return next(parts_of(e, tree, scope), None) is not None
 
 
-def parts_of(tree: s.Node, scope: Scope) -> Iterator[s.Chain]:
+def parts_of(e: Elaborator, tree: s.Node, scope: Scope) -> Iterator[s.Chain]:
     """The chains of an expression, in the order of the text, those of formulas where they are named. Formulas forget what they were worth."""
     if isinstance(tree, s.Chain):
-        yield tree
+        yield from [tree] if not is_stage(e, tree.stages[0], scope) or isinstance(tree.stages[0], s.Group) else []
         return
     if isinstance(tree, s.Name):
         found, value = scope.local(tree.id)
         if found and isinstance(value, Formula) and not value.busy:
             value.busy = True  # a formula may name itself: that is said where it is read
-            inside = list(parts_of(value.tree, value.scope))
+            inside = list(parts_of(e, value.tree, value.scope))
             value.busy = False
             if inside:
                 value.memo.clear()
             yield from inside
         return
     for child in s.children(tree):
-        yield from parts_of(child, scope)
+        yield from parts_of(e, child, scope)
 
 
 class Combination(FlowElaborator):
     """A flow whose head is an expression of gradients."""
 
     asked: Asked = Asked(None, 0)
+    prefix = ""  # of the states of its parts
 
     def round(self, flow: Flow) -> tuple[Node, dict[str, Any]]:
         self.flow = flow
         self.builder = FlowBuilder(self.e, flow)
         self.parts_here: dict[Any, tuple[FlowElaborator, Upstream]] = {}
         self.joints: dict[Any, int] = {}
-        check_sums(self.chain[0].tree, self.chain[0].scope)
+        check_sums(self.e, self.chain[0].tree, self.chain[0].scope)
         self.gradient(None, 0)  # in the order of the text, and outside of the conditions and loops of the stages that will ask for it
         return super().round(flow)
 
@@ -81,7 +84,7 @@ class Combination(FlowElaborator):
 
     def combined(self, asked: Asked) -> Node:
         head = self.chain[0]
-        list(parts_of(head.tree, head.scope))
+        list(parts_of(self.e, head.tree, head.scope))
         self.outside = self.e.context
         nodes = self.topology.nodes if self.topology is not None else None
         inside = {**self.e.context.parameters, **self.split(self.placed(asked.point))}
@@ -138,8 +141,9 @@ class Combination(FlowElaborator):
 
     def part(self, stages: list[Any], span: Span) -> tuple[FlowElaborator, Upstream]:
         one = elaborator_of(self.e, stages[0])(self.e, self.name, self.parts, stages, self.topology, self.scope, span)
+        path = f"{self.prefix}gradient{len(self.parts_here) + 1}."
         if isinstance(one, Combination):
-            one.flow, one.builder, one.parts_here, one.joints, one.outside = self.flow, self.builder, {}, {}, self.outside
+            one.flow, one.builder, one.parts_here, one.joints, one.outside, one.prefix = self.flow, self.builder, {}, {}, self.outside, path
         reached: list[Upstream] = []
         bundle = Bundle(self.leaves, self.parameter())
 
@@ -149,14 +153,13 @@ class Combination(FlowElaborator):
 
         for stage in stages[1:]:
             check_part(stage)
-        path = f"gradient{len(self.parts_here) + 1}."
         self.builder.chain(stages[1:], Upstream(one.gradient, value=one.value, per=one.per), bundle, end, path)
         return one, reached[0]
 
     def joint(self, stage: v.Stage) -> Node:
         """A stage with inputs in the head: what it returns."""
         number = self.joints.setdefault((stage.span.file, stage.span.offset), len(self.joints) + 1)
-        return run_joint(self, stage, f"joint{number}.{stage.name}")
+        return run_joint(self, stage, f"{self.prefix}joint{number}.{stage.name}")
 
     # ---- what a run shows: the loss of the first gradient, what all of them report
 
@@ -167,25 +170,27 @@ class Combination(FlowElaborator):
     def shown_loss(self) -> Any:
         return next(iter(self.parts_here.values()))[0].shown_loss()
 
-    def run(self) -> Any:
-        for one, _ in getattr(self, "parts_here", {}).values():
-            one.memo.clear()
-        return super().run()
-
     def notes(self, flow: Flow) -> tuple[tuple[str, str, str, str], ...]:
         """As of any flow; the head stands for all its gradients, and they are dense where nothing says otherwise."""
         first, *rest = super().notes(flow)
-        return ((first[0], "gradients", *first[2:]), *rest)
+        return ((head_text(self.chain[0].tree, self.chain[0].scope), "gradients", first[2], first[3]), *rest)
 
 
-def check_sums(tree: s.Node, scope: Scope) -> None:
+def head_text(tree: s.Expr, scope: Scope) -> str:
+    """The head as it is written, or as the formula is that it names; a choice goes by its name."""
+    found, value = scope.local(tree.id) if isinstance(tree, s.Name) else (False, None)
+    chosen = found and isinstance(value, Formula) and isinstance(value.tree, s.Call) and getattr(value.tree.callee, "id", "") == "case"
+    return head_text(value.tree, value.scope) if found and isinstance(value, Formula) and not chosen else expression_text(tree)
+
+
+def check_sums(e: Elaborator, tree: s.Node, scope: Scope) -> None:
     """A loss added to a gradient, or a product of two gradients, is not meant: both would pass as arithmetic."""
     if isinstance(tree, s.Chain):
         return
     if isinstance(tree, s.Binary) and tree.op in (*SUMS, *PRODUCTS):
-        sides = [is_gradient(side, scope) for side in (tree.left, tree.right)]
-        if tree.op in SUMS and sum(sides) == 1:
-            other = tree.right if sides[0] else tree.left
+        sides = [is_gradient(e, side, scope) for side in (tree.left, tree.right)]
+        other = tree.right if sides[0] else tree.left
+        if tree.op in SUMS and sum(sides) == 1 and (not isinstance(other, s.Name) or scope.local(other.id)[0]):
             raise unlike(other.span, "a gradient and a value that is none are added", "one is a vector of all parameters, the other is not",
                          "take its gradient too: `(loss -> backprop)`, in brackets")  # fmt: skip
         if tree.op in PRODUCTS and (sum(sides) == 2 or (tree.op == "/" and sides[1])):
@@ -194,9 +199,9 @@ def check_sums(tree: s.Node, scope: Scope) -> None:
     if isinstance(tree, s.Name):
         found, value = scope.local(tree.id)
         if found and isinstance(value, Formula):
-            check_sums(value.tree, value.scope)
+            check_sums(e, value.tree, value.scope)
     for child in s.children(tree):
-        check_sums(child, scope)
+        check_sums(e, child, scope)
 
 
 def unlike(span: Span, text: str, why: str, fix: str) -> Mistake:

@@ -53,7 +53,7 @@ def agent(
 ) -> Record:
     """Draws `group` responses to each of `prompts` tasks, in which the policy calls tools and reads what they say, and has their last turns verified.
 
-    `tools`: `calculator()`, or `python("module:name")`; `max_calls`: answered calls a response (one more ends it); `max_tokens`: of a response,
+    `tools`: `calculator()`, or `python("module:name")`; `max_calls`: answered calls a response (one more ends it); `max_tokens`: of a response, with
     what tools say; the others as of `sample`. Of the tokens, `mask` has those that the policy wrote; the model reads all of them.
     Adds to the fields of `sample`: turn [sample, token -> turn], calls int[sample]; with `keep_top` also likely [sample, token, top], the largest
     log-probabilities where the policy wrote, else 0. `length` counts all tokens. Raises ValueError as `sample` does.

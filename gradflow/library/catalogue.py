@@ -31,12 +31,14 @@ MODULES = (
     "rollouts",
     "answer_pairs",
     "demonstrations",
+    "answers",
     "tools",
     "tool_tasks",
     "agents",
     "agent_tests",
     "paths",
     "episodes",
+    "rewards",
 )
 
 
@@ -163,3 +165,8 @@ class DataSpec:
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     verify: Callable[[Any, list[str]], Any] | None = None  # tasks: (ids int64 [sample], responses) -> rewards float64 [sample]
     feedback: Callable[[Any, list[str]], list[str]] | None = None  # tasks: what the world says to the responses, never the right one
+
+    @property
+    def tasks(self) -> int | None:
+        """How many there are in all splits: what ids number."""
+        return sum(fields["question"].axes[0][1] or 0 for fields in self.fields.values()) or None

@@ -131,7 +131,8 @@ class Transformer(CausalModel):
 
     def run(self, ids: Tensor, attention_mask: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         tokens, past = ids.shape[-1], cache[0][0].shape[-2] if cache else 0
-        self.check_length(past + tokens)
+        if past + tokens > self.position.num_embeddings:  # padding takes no position
+            self.check_length(past + tokens if attention_mask is None else int(attention_mask.sum(-1).max()))
         place = torch.arange(past + tokens, device=ids.device)
         visible = place <= place[past:, None]  # [T, S]
         if attention_mask is not None:

@@ -128,7 +128,7 @@ def episode(
         "reward": torch.as_tensor(reward, dtype=torch.float64),
         "correct": torch.as_tensor(reward >= 1),
         "answer": answers,
-        "text": ["".join(parts) for parts in zip(asked, answers, said)],
+        "text": [" ".join(filter(None, parts)) for parts in zip(asked, answers, said)],
     }
 
 

@@ -102,11 +102,10 @@ def continue_paths(
     drawn = play(policy, prompts, numpy.arange(len(prompts)), turns, draws, how, Rules(made(tools), 0, once=True))
     for i, (row, state) in enumerate(zip(rows.tolist(), turns, strict=True)):
         count = int(drawn["here"][i].sum())
-        whole = int(length[row]) + count <= width
         _append(found, row, {name: drawn[source][i, :count] for name, source in SOURCES.items() if source in drawn})
-        found["finished"][row] = whole and bool(drawn["finished"][i])
-        found["waiting"][row] = whole and state.asked is not None
-        found["active"][row] = whole and not bool(drawn["finished"][i]) and (int(found["length"][row]) < width or state.asked is not None)
+        found["finished"][row] = drawn["finished"][i]
+        found["waiting"][row] = state.asked is not None
+        found["active"][row] = not bool(drawn["finished"][i]) and (int(found["length"][row]) < width or state.asked is not None)
     return found
 
 
@@ -118,7 +117,7 @@ def _standing(paths: Mapping[str, Any], rows: Tensor) -> tuple[list[list[int]], 
         prompt = paths["ids"][row, :-width][paths["prompt_mask"][row, :-width]]
         prompts.append([*prompt.tolist(), *paths["action"][row, : int(paths["length"][row])].tolist()])
         calls = int(paths["calls"][row])
-        turns.append(Turns(calls, calls, turn_tokens(paths, row)))
+        turns.append(Turns(calls, calls, turn_tokens(paths, row), room=width - int(paths["length"][row])))
     return prompts, turns
 
 

@@ -1,4 +1,4 @@
-"""A model of the user's own: `python("package.module:name")`, and the switch without which no code of a user's is ever imported.
+"""Code of the user's own, a model `python("package.module:name")` or a reward, and the switch without which none is ever imported.
 
 The switch is off; `gradflow run --allow-python` and `gradflow.compile(.., allow_python=True)` turn it on for what they build. The sizes of
 such a model are known only by building it, so declaring one imports torch.
@@ -15,6 +15,7 @@ from typing import Any
 from gradflow.library.catalogue import LeafSpec, ModelSpec, primitive
 
 _allowed: ContextVar[bool] = ContextVar("gradflow_allow_python", default=False)
+_known: dict[str, Any] = {}
 
 
 @contextmanager
@@ -32,15 +33,38 @@ def python_is_allowed() -> bool:
     return _allowed.get()
 
 
+def python_object(where: str) -> Any:
+    """What `package.module:name` names, for a spec that is compiled or read. Raises ValueError where that is not allowed, or not there."""
+    _check(where)
+    _known[where] = _imported(where)
+    return _known[where]
+
+
+def known_object(where: str) -> Any:
+    """The same at run time: what was allowed when the spec was compiled. Raises ValueError."""
+    return _known[where] if where in _known else python_object(where)
+
+
+def _check(where: str) -> None:
+    if ":" not in where:
+        raise ValueError(f'Python code is named "package.module:name", not "{where}"')
+    if not _allowed.get():
+        raise ValueError("this spec calls Python code of yours, which has to be allowed: `gradflow run --allow-python ..`")
+
+
+def _imported(where: str) -> Any:
+    module, _, name = where.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"`{where}` cannot be imported: {error}") from None
+
+
 def _module(where: str, seed: int) -> Any:
     """Imports `package.module:name` and calls it, with the seed of the run as torch's; it must return a torch.nn.Module."""
     import torch
 
-    module, _, name = where.partition(":")
-    try:
-        make = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"`{where}` cannot be imported: {error}") from None
+    make = _imported(where)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = make()
@@ -56,10 +80,7 @@ def python(where: str, inputs: int = 1, classes: int = 0) -> ModelSpec:
     `where`: "package.module:name"; `inputs`: how many trailing axes of its argument a call consumes; `classes`: the size of the axis `class`
     that it adds (0: none). Raises ValueError where Python code is not allowed, or where the name does not give a module.
     """
-    if ":" not in where:
-        raise ValueError(f'`python` takes "package.module:name", not "{where}"')
-    if not _allowed.get():
-        raise ValueError("this spec calls Python code of yours, which has to be allowed: `gradflow run --allow-python ..`")
+    _check(where)
     leaves = tuple(LeafSpec(name, tuple(p.shape), p.requires_grad) for name, p in _module(where, 0).named_parameters())
     outputs = (("class", classes),) if classes else ()
     return ModelSpec(f'python("{where}")', leaves, lambda seed: _module(where, seed), (None,) * inputs, outputs)

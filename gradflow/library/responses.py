@@ -31,7 +31,7 @@ def final_texts(policy: Any, record: Record) -> list[str]:
 
 
 def written(policy: Any, tool: Tool, rows: Sequence[tuple[Sequence[str], str]], max_tokens: int) -> dict[str, Tensor]:
-    """Given responses, (calls, answer) each, in the form of `episodes.play`, cut at max_tokens."""
+    """Given responses, (calls, answer) each, in the form of `turns.play`, cut at max_tokens."""
     import torch
 
     tokenizer, device = policy.tokenizer, policy.head.device

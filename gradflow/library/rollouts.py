@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.library.agent_tests import RESULT_TYPES as AGENT_TYPES
 from gradflow.library.answer_pairs import answer_pairs_fields
+from gradflow.library.answers import RESULT_TYPES as ANSWER_TYPES
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.episodes import episode_fields, generate_fields
@@ -23,6 +24,7 @@ from gradflow.library.heads import head_fields, read_head
 from gradflow.library.language_models import pad_left
 from gradflow.library.paths import RESULT_TYPES as PATH_TYPES
 from gradflow.library.records import RESULT_TYPES as RECORD_TYPES
+from gradflow.library.rewards import RESULT_TYPES as REWARD_TYPES
 from gradflow.library.sampling import Decoding, draws_of, generate, texts
 from gradflow.library.scoring import live_statistics
 from gradflow.library.text_tasks import Tasks
@@ -156,7 +158,7 @@ def sample_fields(
         "reward": FieldSpec("real", (sample,)),
         "correct": FieldSpec("bool", (sample,)),
         "group": FieldSpec("int", (sample,), target=prompt),
-        "task": FieldSpec("int", (sample,), target=("task", sum(fields["question"].axes[0][1] or 0 for fields in tasks.fields.values()) or None)),
+        "task": FieldSpec("int", (sample,), target=("task", tasks.tasks)),
         "copy": FieldSpec("int", (sample,)),
         "prompt_id": FieldSpec("int", (prompt,)),
         "text": FieldSpec("text", (sample,)),
@@ -264,5 +266,7 @@ RESULT_TYPES: Mapping[str, Callable[..., Mapping[str, FieldSpec] | FieldSpec]] =
     "episode": episode_fields,
     "generate": generate_fields,
     **RECORD_TYPES,
+    **REWARD_TYPES,
     "demonstrations": given_fields,
+    **ANSWER_TYPES,
 }

@@ -57,6 +57,9 @@ def response_hidden(policy: Any, samples: Mapping[str, Any]) -> Tensor:
 def live_statistics(policy: Any, samples: Mapping[str, Any], temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """logp and entropy [B, T] of the drawn tokens under the present parameters, with gradient; 0 where there is no token."""
     mask = samples["mask"]
+    if not len(mask):  # no sample at all
+        nothing = policy.head.new_zeros(mask.shape)
+        return nothing, nothing if entropy else None
     table = log_probabilities(response_hidden(policy, samples) @ policy.head.T, temperature)
     logp = at_words(table, samples["action"][mask])
     zeros = logp.new_zeros(mask.shape)
@@ -66,6 +69,8 @@ def live_statistics(policy: Any, samples: Mapping[str, Any], temperature: float 
 def token_values(model: Any, head: Any, samples: Mapping[str, Any]) -> Tensor:
     """What `head` (W -> 1) makes of the state before each drawn token: [B, T], 0 where there is no token."""
     mask = samples["mask"]
+    if not len(mask):
+        return model.head.new_zeros(mask.shape)
     value = head(response_hidden(model, samples))
     return value.new_zeros(mask.shape).masked_scatter(mask, value)
 
@@ -75,6 +80,8 @@ def class_logits(model: Any, head: Any, samples: Mapping[str, Any]) -> Tensor:
     import torch
 
     ids, prompt_mask, mask, length = (samples[name] for name in ("ids", "prompt_mask", "mask", "length"))
+    if not len(mask):
+        return head(model.head.new_zeros(0, model.head.shape[1]))
     width = ids.shape[1] - mask.shape[1]
     first = int(prompt_mask.any(0).long().argmax())
     last = int(length.max())

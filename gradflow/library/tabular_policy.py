@@ -56,20 +56,35 @@ def table_policy(prompts: int = 64, length: int = 3, vocabulary: int = 8, decoy:
     )  # fmt: skip
 
 
-@primitive("model", prompts="int >= 1", length="int >= 1", vocabulary="int >= 2", features="int >= 1", spread="real >= 0", seed="int >= 0")
-def linear_policy(prompts: int = 256, length: int = 1, vocabulary: int = 2, features: int = 24, spread: float = 1.0, seed: int = 0) -> ModelSpec:
+@primitive(
+    "model", prompts="int >= 1", length="int >= 1", vocabulary="int >= 2", features="int >= 1", spread="real >= 0", common="real in [0, 1]",
+    decoy="real", seed="int >= 0",
+)  # fmt: skip
+def linear_policy(
+    prompts: int = 256,
+    length: int = 1,
+    vocabulary: int = 2,
+    features: int = 24,
+    spread: float = 1.0,
+    common: float = 0.0,
+    decoy: float = 0.0,
+    seed: int = 0,
+) -> ModelSpec:
     """Logits that are linear in features of the prompt: with two words and one place, a logistic bandit with shared weights.
 
     The leaf theta[feature, token, word] starts normal with deviation `spread`; the features [prompt, feature], normal with variance
-    1 / features, are drawn from the parameter `seed` and never change. As `table_policy` otherwise, for `combination_lock`.
+    1 / features, are drawn from the parameter `seed` and never change. `common`: the share of their square that all prompts have alike, so that
+    what helps one helps all; `decoy` is added to the logits of word 0 (wrong in every lock) and is not trained. As `table_policy` otherwise.
     """
 
     def build(run_seed: int) -> Any:
         import torch
 
         drawn = random.normal(random.key(seed, "linear_policy"), numpy.arange(prompts * features)).reshape(prompts, features) / features**0.5
+        alike = random.normal(random.key(seed, "linear_policy common"), numpy.arange(features)) / features**0.5
+        drawn = common**0.5 * alike + (1 - common) ** 0.5 * drawn
         start = random.normal(random.key(run_seed, "theta"), numpy.arange(features * length * vocabulary)).reshape(features, length, vocabulary)
-        return _table_module(length, vocabulary, torch.as_tensor(spread * start), torch.as_tensor(drawn))
+        return _table_module(length, vocabulary, torch.as_tensor(spread * start), torch.as_tensor(drawn), decoy)
 
     return ModelSpec(
         "linear_policy", (LeafSpec("theta", (features, length, vocabulary)),), build, inputs=(),
@@ -78,8 +93,8 @@ def linear_policy(prompts: int = 256, length: int = 1, vocabulary: int = 2, feat
     )  # fmt: skip
 
 
-def _table_module(length: int, vocabulary: int, start: Tensor, features: Tensor | None = None) -> Any:
-    """`start`: theta [prompt, token, word], or [feature, token, word] with the features [prompt, feature]."""
+def _table_module(length: int, vocabulary: int, start: Tensor, features: Tensor | None = None, decoy: float = 0.0) -> Any:
+    """`start`: theta [prompt, token, word], or [feature, token, word] with the features [prompt, feature] and logits that `decoy` is added to."""
     import torch
 
     class TablePolicy(torch.nn.Module):
@@ -97,7 +112,9 @@ def _table_module(length: int, vocabulary: int, start: Tensor, features: Tensor 
 
         def table(self, numbers: Tensor) -> Tensor:
             """Logits [.., token, word] of prompts [..]."""
-            return self.theta[numbers] if self.features is None else torch.tensordot(self.features[numbers], self.theta, dims=1)
+            if self.features is None:
+                return self.theta[numbers]
+            return torch.tensordot(self.get_buffer("features")[numbers], self.theta, dims=1) + decoy * self.head[0]
 
         def forward(self, ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None, last: bool = False, headless: bool = False) -> Any:
             return self.table(ids) if cache is None else self.step(ids, cache, attention_mask, last)

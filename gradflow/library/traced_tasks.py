@@ -18,22 +18,35 @@ from gradflow.library.language_models import CharacterTokenizer
 from gradflow.library.text_tasks import Verifier, cut_splits, task_spec
 
 
-@primitive("data", terms="int >= 2", size="int >= 1", least="int >= 2", vocabulary="int >= 21", test="int >= 0", seed="int >= 0", batch="int >= 1")
+@primitive(
+    "data", terms="int >= 2", size="int >= 1", least="int >= 2", modulus="int >= 2", largest="int >= 1", vocabulary="int >= 21",
+    test="int >= 0", seed="int >= 0", batch="int >= 1",
+)  # fmt: skip
 def chain_sums(
-    terms: int = 4, size: int = 2000, least: int | None = None, vocabulary: int = 21, test: int = 200, seed: int = 0, batch: int | None = None
+    terms: int = 4,
+    size: int = 2000,
+    least: int | None = None,
+    modulus: int = 10,
+    largest: int | None = None,
+    vocabulary: int = 21,
+    test: int = 200,
+    seed: int = 0,
+    batch: int | None = None,
 ) -> DataSpec:
-    """`3+4+8=` -> `3+4=7 7+8=5`: sums of digits modulo 10, carried out step by step; the answer is the last digit, and only it is verified.
+    """`3+4+8=` -> `3+4=7 7+8=5`: sums modulo a number, carried out step by step; the answer is the last result, and only it is verified.
 
-    `terms`: how many digits are added, at most; `least`: and at least (left out: always as many); questions are drawn evenly and may repeat in
-    small sets. `vocabulary`: words of the tokenizer that the fields are numbered by. Fields `asked` int [prompt, ask -> word] (spaces in front),
-    `trace` int [prompt, step -> word] (the end word behind it), `steps` int [prompt], `final` int [prompt -> word]. Reward 1 where the last
-    digit of a response is the answer.
+    `terms`: how many numbers are added, at most; `least`: and at least (left out: always as many); questions are drawn evenly and may repeat.
+    `largest`: of what is added (left out: all that are below the modulus); small steps are learned from far fewer examples. All numbers are
+    written with as many digits as the largest needs. `vocabulary`: words of the tokenizer that the fields are numbered by.
+    Fields `asked` int [prompt, ask -> word] (spaces in front), `trace` int [prompt, step -> word] (the end word behind it), `steps` int
+    [prompt], `final` int [prompt, digit -> word]. Reward 1 where what follows the last `=` of a response is the answer.
     """
     if least is not None and least > terms:
-        raise ValueError(f"chains of at least {least} digits were asked for, and of at most {terms}")
+        raise ValueError(f"chains of at least {least} terms were asked for, and of at most {terms}")
     sizes = {"train": size, "test": test}
     tokenizer = CharacterTokenizer(vocabulary)
-    wide, long = 2 * terms, 6 * (terms - 1) - 1
+    digits = len(str(modulus - 1))
+    wide, long = (digits + 1) * terms, (3 * digits + 3) * (terms - 1) - 1
 
     @cache
     def chains() -> tuple[list[str], list[str], list[str]]:
@@ -41,8 +54,11 @@ def chain_sums(
         draws = random.uniform(key, numpy.arange((size + test) * (terms + 1)).reshape(size + test, terms + 1))
         shortest = terms if least is None else least
         counts = shortest + (draws[:, -1] * (terms - shortest + 1)).astype(numpy.int64)
-        rows = [row[:count].tolist() for row, count in zip((draws[:, :-1] * 10).astype(numpy.int64), counts)]
-        return [f"{'+'.join(map(str, row))}=" for row in rows], [str(sum(row) % 10) for row in rows], [trace_of(row) for row in rows]
+        below = numpy.array([modulus] + [modulus if largest is None else largest + 1] * (terms - 1))  # the first may be any number
+        rows = [row[:count].tolist() for row, count in zip((draws[:, :-1] * below).astype(numpy.int64), counts)]
+        written = [[f"{term:0{digits}}" for term in row] for row in rows]
+        answers = [f"{sum(row) % modulus:0{digits}}" for row in rows]
+        return [f"{'+'.join(row)}=" for row in written], answers, [trace_of(row, modulus, digits) for row in rows]
 
     def load() -> dict[str, dict[str, Any]]:
         questions, answers, traces = chains()
@@ -55,37 +71,38 @@ def chain_sums(
             stretch = slice(start, start + sizes[split])
             start += sizes[split]
             fields |= {"asked": asked[stretch], "trace": trace[stretch], "steps": numpy.array([len(text) for text in traces[stretch]])}
-            fields["final"] = numpy.array([tokenizer.encode(text)[0] for text in answers[stretch]])
+            fields["final"] = numpy.array([tokenizer.encode(text) for text in answers[stretch]])
         return loaded
 
-    spec = task_spec("chain_sums", sizes, load, last_digit(lambda: chains()[1]), batch, terms=terms, asked=wide, steps=long)
+    facts = {"terms": terms, "wide": wide, "long": long, "equals": tokenizer.encode("=")[0]}
+    spec = task_spec("chain_sums", sizes, load, last_result(lambda: chains()[1]), batch, **facts)
     word = ("word", vocabulary + 1)
 
     def fields(count: int) -> dict[str, FieldSpec]:
         rows = ("prompt", count)
         return {
             "asked": FieldSpec("int", (rows, ("ask", wide)), target=word), "trace": FieldSpec("int", (rows, ("step", long)), target=word),
-            "steps": FieldSpec("int", (rows,)), "final": FieldSpec("int", (rows,), target=word),
+            "steps": FieldSpec("int", (rows,)), "final": FieldSpec("int", (rows, ("digit", digits)), target=word),
         }  # fmt: skip
 
     return replace(spec, fields={split: {**own, **fields(sizes[split])} for split, own in spec.fields.items()})
 
 
-def trace_of(digits: list[int]) -> str:
-    """`3+4=7 7+8=5`: each step adds one more digit to what came out before."""
-    total, parts = digits[0], []
-    for digit in digits[1:]:
-        parts.append(f"{total}+{digit}={(total + digit) % 10}")
-        total = (total + digit) % 10
+def trace_of(terms: list[int], modulus: int, digits: int) -> str:
+    """`3+4=7 7+8=5`: each step adds one more term to what came out before."""
+    total, parts = terms[0], []
+    for term in terms[1:]:
+        following = (total + term) % modulus
+        parts.append(f"{total:0{digits}}+{term:0{digits}}={following:0{digits}}")
+        total = following
     return " ".join(parts)
 
 
-def last_digit(answers: Any) -> Verifier:
-    """1 where the last digit of the response is the answer; `answers()`: of the whole set, by id."""
+def last_result(answers: Any) -> Verifier:
+    """1 where what stands behind the last `=` of the response is the answer; `answers()`: of the whole set, by id."""
 
     def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
         known = answers()
-        said = [next((c for c in reversed(response) if c.isdigit()), "") for response in responses]
-        return numpy.array([float(one == known[int(row)]) for row, one in zip(ids, said)])
+        return numpy.array([float(response.rpartition("=")[2].strip() == known[int(row)]) for row, response in zip(ids, responses)])
 
     return verify

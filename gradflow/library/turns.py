@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Turns:
-    """Where one row stands: the turn it writes or reads up to, its own tokens of that turn, calls answered, and tokens still to be read."""
+    """Where one row stands: the turn it writes or reads up to, its own tokens of that turn, calls answered, tokens still to be read, and for how
+    many tokens there is room (None: as many as are asked for)."""
 
     turn: int = 0
     calls: int = 0
@@ -34,11 +35,18 @@ class Turns:
     pending: list[int] = field(default_factory=list)
     open: bool = True  # may go on
     asked: str | None = None  # the call that the turn ended in
+    room: int | None = None
 
     def reads(self, tokens: list[int]) -> None:
         """A call is answered: these tokens come next, then a new turn."""
         self.pending, self.said, self.asked = list(tokens), [], None
         self.calls, self.turn = self.calls + 1, self.turn + 1
+
+    def counts(self) -> None:
+        """One more token stands; where the room is used up, nothing follows."""
+        if self.room is not None:
+            self.room -= 1
+            self.open = self.open and self.room > 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ def _play_rows(
         for row, one, own in zip(alive, words, wrote, strict=True):
             if own:
                 kept["finished"][row] = _written(turns[row], one, policy.tokenizer, how, rules)
+            turns[row].counts()
         stays = [turns[row].open for row in alive]
         if place + 1 == how.max_tokens:
             break

@@ -388,6 +388,11 @@ def bind_input(
             continue
         if isinstance(value, v.Record) and value.value is not None:
             value = value.value
+        if option.base == "bool" and isinstance(value, Node) and value.type.base != "bool":
+            raise mistake(
+                "E0301", span, f"`{name}` of `{definition.name}` takes truth values, this is {v.kind_name(value)}",
+                why="what is taken or left out is a matter of yes and no, not of how much", fix=f"compare: `{name}: x > 0`",
+            )  # fmt: skip
         if option.axes is not None and isinstance(value, Node | int | float | v.Model):
             value = bind_axes(e, e.tensor(value), option.axes, scope, renamed if given else {}, span)
         scope.names[name] = value

@@ -71,6 +71,7 @@ class Elaborator:
         self.used: set[str] = set()
         self.constants: dict[str, Any] = {}
         self.place: str | None = None
+        self.drawn_in: dict[str, str | None] = {}  # the place of a draw -> that of the draw around it
         self.loops: tuple[int, ...] = ()
         self.passes: list[Any] = []  # of the loops around the place that is being read, the innermost last
         self.formulas: dict[int, Node] = {}

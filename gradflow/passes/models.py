@@ -152,7 +152,11 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
 
         return scored(e, node, arguments)
     with calling(e, name):
-        fields = RESULT_TYPES[name](**declarations(name, arguments))
+        try:
+            fields = RESULT_TYPES[name](**declarations(name, arguments))
+        except ValueError as error:
+            why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
+            raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None
         return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 

@@ -56,8 +56,10 @@ def rows() -> tuple[Row, ...]:
 
 def asked(text: str) -> tuple[str, str]:
     """(option, value) of what was typed: `loss_type=dapo`, `--loss_type="dapo"`, `algorithm.adv_estimator=rloo`, `epsilon_high`, `cispo`."""
-    name, _, value = text.strip().lstrip("-+").partition("=")
-    return name.strip().rpartition(".")[2], value.strip().strip("\"'")
+    path, _, value = text.strip().lstrip("-+").partition("=")
+    parts = [part.strip() for part in path.split(".")]
+    names = {name for row in rows() for name in row.names}
+    return next((part for part in reversed(parts) if part in names), parts[-1]), value.strip().strip("\"'")
 
 
 def find(text: str) -> list[Row]:
@@ -79,9 +81,9 @@ def values_of(text: str) -> list[str]:
     return [value for row in rows() if asked(text)[0] in row.names for value in row.values]
 
 
-def hint(name: str) -> str:
-    """What to write in place of a peer's name that a spec does not know, in one sentence, or nothing. Everyday words are nobody's."""
-    found = [row for row in find(name) if not row.common]
+def hint(name: str, common: bool = False) -> str:
+    """What to write for a peer's name that a spec does not know, in one sentence, or nothing. Everyday words are nobody's unless asked for."""
+    found = [row for row in find(name) if common or not row.common]
     if not found:
         return ""
     row = found[0]

@@ -17,6 +17,7 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language.diagnostics import Mistake
 from gradflow.language.source import NOWHERE, Span
 from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, MissingExtra, ModelSpec, catalogue
+from gradflow.library.python_models import python_object
 from gradflow.plan import program as p
 from gradflow.plan import schema as d
 from gradflow.plan.header import ArtifactError
@@ -260,6 +261,11 @@ class Reader:
         unknown = given - set(found.signature.parameters)
         if unknown:
             raise ArtifactError(f"`{doc.primitive}` has no parameter `{min(unknown)}`")
+        if "where" in doc.options:  # code of the user's own, which has to be allowed here too
+            try:
+                python_object(str(doc.options["where"]))
+            except ValueError as error:
+                raise ArtifactError(f"`{doc.primitive}`: {error}") from None
         fields = {k: FieldSpec(f.base, f.axes, f.target, f.padded, f.live) for k, f in doc.fields.items()}
         inputs, texts = procedures.inputs_of(doc, self)
         known = dict(doc.models), dict(doc.data), dict(doc.options)

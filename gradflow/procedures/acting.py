@@ -56,6 +56,8 @@ def declared(value: Any, wanted: str = "data") -> Any:
         return value.spec
     if isinstance(value, v.Record):
         return {name: spec_of(node) for name, node in (*value.fields.items(), *value.texts.items()) if isinstance(node, Node)}
+    if isinstance(value, Node) and value.type.base == "text":
+        return spec_of(value)
     return None if value is v.NONE else value
 
 

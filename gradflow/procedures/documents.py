@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradflow.library.catalogue import catalogue
+from gradflow.library.tools import made
 from gradflow.plan import program as p
 from gradflow.plan.header import ArtifactError
 from gradflow.procedures import acts
@@ -68,6 +69,12 @@ def inputs_of(doc: Any, reader: Any) -> tuple[Any, dict[str, acts.Text]]:
     given = {name.partition("/")[0] for name in (*(name for name, _ in (region.results if region is not None else ())), *doc.texts)}
     if given - set(known):
         raise ArtifactError(f"`{doc.primitive}` has no parameter `{min(given - set(known))}`")
+    for name, value in doc.options.items():
+        if catalogue()[doc.primitive].domains.get(name) == "tools":
+            try:
+                made(value)  # a tool of the user's own is allowed where the plan is loaded, or not at all
+            except (ValueError, TypeError) as error:
+                raise ArtifactError(f"`{name}` of `{doc.primitive}` is no tool: {error}") from None
     return region, texts_of(doc.texts)
 
 

@@ -49,7 +49,7 @@ class Carrier:
         call = act.call
         given = {name: value.clone() for name, value in self.evaluate(call.inputs, call.span).items()} if call.inputs is not None else {}
         record = self.world.call(call, self.clocks.seed, self.clocks.tick, given, passes)
-        if act.name and not call.scalar:
+        if act.name:
             self.held.update({(act.name, name): value for name, value in record.items()})
             texts = {("held", act.name, name): ("world", call.id, name) for name, spec in call.fields.items() if spec.base == "text"}
             self.world.texts.update({path: self.world.texts[known] for path, known in texts.items() if known in self.world.texts})

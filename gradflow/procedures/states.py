@@ -13,6 +13,8 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
+from gradflow.language.source import Span
+from gradflow.passes import values as v
 from gradflow.passes.calls import declared_axes, unbuilt
 from gradflow.passes.expressions import NUMBERS
 from gradflow.passes.suggestions import head
@@ -33,6 +35,7 @@ class Keeping:
     plans: dict[str, StatePlan] = field(default_factory=dict)
     slots: dict[str, tuple[Scope, str]] = field(default_factory=dict)
     more: list[tuple[str, Node]] = field(default_factory=list)
+    spans: dict[str, Span] = field(default_factory=dict)
     loops: int = 0  # that act, around the place that is being read
 
     def results(self) -> tuple[tuple[StatePlan, ...], list[tuple[str, Node]]]:
@@ -40,8 +43,15 @@ class Keeping:
         for key, (scope, name) in self.slots.items():
             value = self.e.tensor(scope.names[name])
             type_ = self.plans[key].type
-            node = self.e.ops.expand(self.e.ops.constant(value), type_.axes)
-            found.append((f"state/{self.flow}/{key}", node))
+            node = self.e.ops.constant(value)
+            for axis in node.type.names:
+                if not type_.has(axis):
+                    raise mistake(
+                        "E0303", self.spans[key], f"the state `{name}` begins without the axis `{axis}`, and becomes {v.kind_name(node)}",
+                        why="what is kept from unit to unit has one shape",
+                        fix=f"declare the axis: `state {name} : [{axis}: ..] = 0`, or reduce it: `mean(x, over: {axis})`",
+                    )  # fmt: skip
+            found.append((f"state/{self.flow}/{key}", self.e.ops.expand(node, type_.axes)))
         return tuple(self.plans.values()), found
 
 
@@ -60,7 +70,7 @@ def declare(body: Body, statement: s.State, scope: Scope) -> None:
     option = statement.type.options[0] if statement.type is not None else None
     axes: tuple[Axis, ...] = ()
     if option is not None and option.axes is not None:
-        axes, _ = declared_axes(e, option.axes, scope)
+        axes = tuple(_sized(axis, scope) for axis in declared_axes(e, option.axes, scope)[0])
     for name in statement.names:
         init = e.tensor(e.evaluate(statement.init, scope), statement.init)
         own = axes if option is not None and option.axes is not None else init.type.axes if isinstance(init, Node) else ()
@@ -76,6 +86,18 @@ def declare(body: Body, statement: s.State, scope: Scope) -> None:
             scope.axes.setdefault(axis.name, axis)
 
 
+def _sized(axis: Axis, scope: Scope) -> Axis:
+    """The axis with its size, where what is at hand tells it: `task` has as many entries as the data set that the function works on."""
+    if axis.size is not None or axis.name != "task":
+        return axis
+    for name in scope.locals():
+        value = scope.local(name)[1]
+        data = value if isinstance(value, v.Data) else getattr(value, "data", None)
+        if isinstance(data, v.Data) and data.spec.verify is not None:
+            return Axis(axis.name, data.spec.tasks)
+    return axis
+
+
 def _begun(keeping: Keeping, name: str, scope: Scope, type_: Type, init: Any) -> Node:
     e = keeping.e
     key = f"{scope.owner}.{name}"
@@ -83,7 +105,7 @@ def _begun(keeping: Keeping, name: str, scope: Scope, type_: Type, init: Any) ->
     key = f"{key}'{count + 1}" if count else key
     constant = float(init) if isinstance(init, NUMBERS) else None
     keeping.plans[key] = StatePlan(key, type_, constant or 0.0, scope.owner)
-    keeping.slots[key] = (scope, name)
+    keeping.slots[key], keeping.spans[key] = (scope, name), e.ops.span
     read: Node = e.ops.source(type_, "state", keeping.flow, key)
     if constant is not None:
         return read

@@ -17,7 +17,7 @@ from gradflow.runtime import random
 
 
 def grouping(regions: Iterable[Region], whole: str = "", held: Container[tuple[str, ...]] = ()) -> tuple[str, ...] | None:
-    """Where the map [sample -> group] is held along which one of these regions reduces; else the field `whole`, among those `held`."""
+    """Where the map [sample -> group] is held along which one of these regions reduces; else the field `whole`, if it is `held`."""
     nodes = [node for region in regions for node in region.nodes()]
     for node in nodes:
         index = node.inputs[1] if node.op.startswith("segment_") else None

@@ -81,7 +81,7 @@ class Store:
             first = self.initial[plan.copy_of] if plan.copy_of in self.initial else self.params[plan.copy_of].clone()
             if plan.free:
                 return first
-            module = copy.deepcopy(self.runners[plan.copy_of].module)
+            module = copied(self.runners[plan.copy_of].module)
             if plan.head is None:
                 self.runners[plan.name] = self._runner(plan, module)
                 return self.runners[plan.name].flat() if plan.stored else first
@@ -143,6 +143,14 @@ class Store:
         """A model's tensors by name: views of its parameters, [lifted.., *shape] each."""
         pieces = self.params[plan.name].split([leaf.size for leaf in plan.spec.leaves], dim=-1)
         return {leaf.name: piece.unflatten(-1, leaf.shape or (1,)) for leaf, piece in zip(plan.spec.leaves, pieces, strict=True)}
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A module of its own with equal tensors. Each is cloned here: a deep copy would copy the memory behind it, which a view shares with others
+    and a tensor without values (of a plan) does not have."""
+    tensors = [*module.parameters(), *module.buffers()]
+    memo = {id(x): nn.Parameter(x.detach().clone(), x.requires_grad) if isinstance(x, nn.Parameter) else x.clone() for x in tensors}
+    return copy.deepcopy(module, memo)
 
 
 def _size(size: int | None, plan: ModelPlan) -> int:

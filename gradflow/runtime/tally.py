@@ -28,6 +28,8 @@ class Tally:
             key = (flow, name.split("/", 1)[1])
             value = value if value.is_floating_point() else value.double()
             known = self._sums.get(key)
+            if known is not None and known[0].shape != value.shape:  # of the samples of mini-batches that are not equally large
+                known, value = (known[0].mean(), known[1]), value.mean()
             self._sums[key] = (value.clone(), 1) if known is None else (known[0] + value, known[1] + 1)
 
     def totals(self) -> tuple[float | None, dict[str, Value]]:

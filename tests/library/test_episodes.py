@@ -53,7 +53,7 @@ def test_a_try_without_notes_then_with_the_right_one(actor):
     before = episode(actor, tasks(3, 5, 9), seed=0, tick=0)
     keys = [GAME.load()["train"]["answer"][row] for row in (3, 5, 9)]
     assert before["answer"] == ["0"] * 3 and before["reward"].tolist() == [float(key == "0") for key in keys]
-    assert before["text"] == [f"({row})0" + GAME.feedback([row], ["0"])[0] for row in (3, 5, 9)]
+    assert before["text"] == [f"({row}) 0 {GAME.feedback([row], ['0'])[0]}".rstrip() for row in (3, 5, 9)]
     notes = {"task": torch.tensor([9, 3, 9]), "text": ["7", keys[0], f"try\n {keys[2]}"]}
     after = episode(actor, tasks(3, 5, 9), notes, seed=0, tick=0)
     assert after["answer"] == [keys[0], "0", keys[2]], "each task reads its own notes, the newest last"
@@ -65,14 +65,16 @@ def test_the_text_never_holds_the_right_answer(actor):
     run = episode(actor, tasks(*range(40)), {"task": torch.arange(40), "text": ["9"] * 40}, seed=0, tick=0)
     assert not run["correct"].any()
     for row, text in enumerate(run["text"]):
-        assert text == f"({row})9{GAME.feedback([row], ['9'])[0]}"
+        assert text == f"({row}) 9 {GAME.feedback([row], ['9'])[0]}"
 
 
 def test_a_language_model_acts_and_reads_its_notes(writer):
     asked = Tasks(("(1)", "(2)"), ("3", "4"), numpy.array([7, 8]), exact_match(lambda: [""] * 7 + ["3", "4"]))
     likeliest = episode(writer, asked, max_tokens=2, seed=0, tick=0)
     assert likeliest["answer"] == episode(writer, asked, max_tokens=2, seed=5, tick=9)["answer"], "no draw at temperature 0"
-    assert likeliest["task"].tolist() == [7, 8] and likeliest["text"] == [a + b for a, b in zip(asked.questions, likeliest["answer"])]
+    assert likeliest["task"].tolist() == [7, 8] and likeliest["text"] == [
+        " ".join(filter(None, both)) for both in zip(asked.questions, likeliest["answer"])
+    ]
     hot = [episode(writer, asked, max_tokens=4, temperature=5.0, seed=0, tick=tick)["answer"] for tick in range(3)]
     assert len({tuple(answers) for answers in hot}) > 1
     noted = [episode(writer, asked, {"task": torch.tensor([8]), "text": [note]}, max_tokens=4, seed=0, tick=0)["answer"] for note in ("9=", "((")]

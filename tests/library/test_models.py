@@ -12,7 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from gradflow.language.parser import parse
 from gradflow.language.source import Source
-from gradflow.library import causal_models, language_models, models, networks, transformers_models
+from gradflow.library import causal_models, language_models, masked_models, models, networks, transformers_models
 from gradflow.library.catalogue import MissingExtra, catalogue
 from gradflow.library.language_models import CharacterTokenizer, cache_rows, pad_left
 
@@ -31,6 +31,7 @@ SPECS = {
     "gru": lambda: models.rnn(3, 8, 4, cell="gru"),
     "lstm": lambda: models.rnn(3, 8, 1, cell="lstm", per_token=True),
     "transformer": lambda: models.transformer(32, layers=2, width=16, heads=2, length=24),
+    "masked_lm": lambda: masked_models.masked_lm(31, layers=2, width=16, heads=2, length=24),
     "transformer untied": lambda: models.transformer(32, layers=1, width=16, heads=4, length=24, tied=False),
 }
 LANGUAGE = {name for name in SPECS if "transformer" in name}

@@ -12,6 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradflow.compiler import build
+from gradflow.language.source import Source
+from gradflow.passes.scope import Module
+from gradflow.runtime.events import Report
+from gradflow.runtime.executor import Options, execute
 from gradflow.verify import evaluate
 
 from .cases import few, seeds
@@ -205,3 +210,37 @@ def test_places_in_groups_and_in_all() -> None:
                 members = numpy.flatnonzero(group == one)
                 order = numpy.argsort(sign * x[members, column], kind="stable")
                 numpy.testing.assert_array_equal(found[name][members[order], column], numpy.arange(len(members)))
+
+
+# ---- the pipelines
+
+TWO_WAYS = """
+pipeline two_ways(across: group | batch = batch, n: int = 6) {
+  data  tasks  = last_digits(length: 2, scored: 1)
+  model policy = transformer(vocabulary: 12, layers: 1, width: 8, heads: 2, length: 6)
+  samples ~ sample(policy, tasks, group: 4, prompts: 6, max_tokens: 2)
+  kept    ~ worthwhile(samples: samples, n: n, keep: 0.5, across: across)
+  masked  = d3s(score(policy, samples), n: n, keep: 0.5, across: across)
+  dropped = policy_gradient(score(policy, kept), aggregate: token_mean())
+  flow policy: masked -> backprop -> adam(lr: 0.01)
+  train 4 rollouts (seed: 0) {
+    every rollout {
+      report masked = masked; report dropped = dropped; report rows = size(kept, over: sample)
+      report gap = norm(gradient(masked, of: policy) - gradient(dropped, of: policy)); report slope = norm(gradient(masked, of: policy))
+    }
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("across", ["group", "batch"])
+def test_samples_left_out_are_as_good_as_masked(across: str) -> None:
+    """The rollout without them gives the same loss and the same gradient, at a part of the passes."""
+    program, diagnostics = build(Module.of(Source("<test>", TWO_WAYS)), None, [f"across={across}", f"n={2 if across == 'group' else 6}"])
+    assert program is not None, diagnostics
+    found = [event.values for event in execute(program, Options(precision="float64")) if isinstance(event, Report)]
+    assert any(abs(one["masked"]) > 1e-3 for one in found if "masked" in one)
+    for one in found[1:]:
+        same(one["masked"], one["dropped"])
+        assert one["rows"] == (12 if across == "group" else 6)
+        assert one["gap"] < 1e-9 < one["slope"] or one["masked"] == 0

@@ -126,6 +126,15 @@ def test_a_rare_token_learns_where_ppo_has_stopped() -> None:
     assert component("policy_loss", inputs, algo="ppo")["grad_logp"] == 0
 
 
+def test_what_is_held_back_is_counted_on_each_side() -> None:
+    """Of four tokens: one beyond its band, one bad one beyond the dual clip, two free."""
+    ratio, advantage = numpy.array([[2.0, 50.0, 1.0, 0.9]]), numpy.array([[1.0, -1.0, 1.0, -1.0]])
+    inputs = {"logp": numpy.log(0.5 * ratio), "logp_old": numpy.log(0.5 + 0 * ratio), "mask": 0 * ratio + 1, "advantage": advantage}
+    found = evaluate("22-dcpo.loss", {}, inputs)
+    assert (found["clipfrac"], found["clipfrac_lower"]) == (0.25, 0.25)
+    numpy.testing.assert_array_equal(found["grad_logp"].numpy() == 0, [[True, True, False, False]])
+
+
 # ---- the advantage
 
 

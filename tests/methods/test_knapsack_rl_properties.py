@@ -4,6 +4,7 @@ and the advantages of groups of any size."""
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -12,7 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradflow import compiler
+from gradflow.compiler import load
+from gradflow.language.source import Source
+from gradflow.passes.scope import Module
+from gradflow.runtime.events import Report
+from gradflow.runtime.executor import Options, execute
 from gradflow.verify import evaluate
+from tests.runtime.interrupting import assert_same_run, begun, resumed, stopped, whole
 
 from .cases import few, seeds
 from .policy_cases import same
@@ -234,3 +242,67 @@ def test_advantages_of_ragged_groups(backend: str, seed: int, count: int, by_std
     same(found["advantage"], expected[:, None] * mask, atol=1e-7)
     useful = numpy.mean([len(set(reward[group == one].tolist())) > 1 for one in set(group.tolist())])
     assert float(found["effective_gradient_ratio"]) == pytest.approx(useful)
+
+
+# ---- the pipelines
+
+
+SMALL = """
+pipeline small(allocation: function = knapsack(n: 4, high: 16), rollouts: int = 5) {
+  data  tasks  = combination_lock(prompts: 32, length: 1, vocabulary: 2)
+  model policy = linear_policy(prompts: 32, features: 6, spread: 4)
+  samples ~ allocated(policy, tasks, prompts: 8, tokens: 1, allocation: allocation)
+  flow policy: grpo(score(policy, samples)) -> backprop -> sgd(lr: 1)
+  train rollouts rollouts (seed: 0, minibatches: 2) {
+    every rollout {
+      report largest  = max(count(by: samples.group))
+      report smallest = min(count(by: samples.group))
+      report spent    = count(samples.reward)
+      report success  = mean(samples.reward)
+      report useful   = effective(samples.reward, samples.group)
+      checkpoint
+    }
+  }
+}
+"""
+
+
+def program(*parameters: str) -> Any:
+    found, diagnostics = compiler.build(Module.of(Source("small.gflow", SMALL)), None, parameters)
+    assert found is not None, [d.message for d in diagnostics]
+    return found
+
+
+def reports(*parameters: str, backend: str = "torch") -> list[dict[str, Any]]:
+    return [event.values for event in execute(program(*parameters), Options(backend=backend, precision="float64")) if isinstance(event, Report)]
+
+
+def test_rollouts_are_spent_where_they_were_mixed_before() -> None:
+    """In the first epoch, of four rollouts, nothing is known; from the second on the prompts have as many in all, and not as many each."""
+    found, other = (reports("rollouts=12", backend=backend) for backend in ("reference", "torch"))
+    assert found == [pytest.approx(one) for one in other]
+    assert [one["largest"] for one in found[:4]] == [4] * 4
+    assert {one["spent"] for one in found} == {32}
+    assert max(one["largest"] for one in found[4:]) > 4 and min(one["smallest"] for one in found[4:]) == 2
+
+
+def test_as_many_for_each_are_always_as_many_for_each() -> None:
+    found = reports("rollouts=12", "allocation=knapsack(n: 4, low: 4, high: 4)")
+    assert {one["largest"] for one in found} == {one["smallest"] for one in found} == {4}
+
+
+def test_what_was_seen_is_there_after_a_stop(tmp_path: Path) -> None:
+    one = program("rollouts=8")
+    path = whole(one, tmp_path)
+    run, folder = begun(one, tmp_path, "cut")
+    stopped(run, folder, 6)
+    again, folder = resumed(one, folder.path)
+    list(folder.record(again.events(), again.resume))
+    assert_same_run(path, folder.path)
+
+
+def test_the_pipeline_of_the_claim_runs() -> None:
+    found, diagnostics = compiler.build(load("39_knapsack_rl")[0], "bandits", ["rollouts=4"])
+    assert found is not None, diagnostics
+    last = [event.values for event in execute(found, Options(precision="float64")) if isinstance(event, Report)][-1]
+    assert 0 < last["useful"] < 1 and 0.2 < last["success"] < 0.8

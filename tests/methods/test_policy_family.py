@@ -181,17 +181,6 @@ def test_the_group_mean_as_baseline_of_reinforce_plus_plus(backend: str, case: d
         assert float(found.abs().max()) < 1e-6
 
 
-@backends
-def test_kl_in_the_reward_of_every_token(backend: str) -> None:
-    r = numpy.random.default_rng(1)
-    inputs = {"reward": numpy.array([1.0, 2.0]), "logp_old": r.normal(size=(2, 3)), "logp_ref": r.normal(size=(2, 3)),
-              "mask": numpy.array([[1, 1, 0], [0, 0, 0]], bool)}  # fmt: skip
-    gap = inputs["logp_old"] - inputs["logp_ref"]
-    expected = numpy.where(inputs["mask"], numpy.array([[0, 1.0, 0], [0, 0, 0]]) - 0.1 * gap, 0)
-    call = "token_reward(reward: reward, logp_old: logp_old, logp_ref: logp_ref, mask: mask, beta: 0.1)"
-    same(value(call, inputs, backend), expected)
-
-
 # ---- ratios
 
 

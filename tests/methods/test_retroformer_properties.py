@@ -1,4 +1,4 @@
-"""Invariants of Retroformer: ratings telescope, its PPO loss is TRL's formula, no step where nothing moved, a controller that is bounded, fair labels."""
+"""Invariants of Retroformer: telescoping ratings, TRL's formula, no step where nothing moved, a bounded controller, fair labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gradflow.library.episodes import lock_game
+from gradflow.runtime.checkpoints import newest_checkpoint
+from gradflow.runtime.events import Report, UnitDone
+from gradflow.runtime.executor import Options, Run
 from gradflow.verify import evaluate
+from tests.runtime.harness import of_kind, ran, shipped, written
 
 from .cases import few, seeds
 from .harness import evaluate_text
@@ -279,3 +284,86 @@ def test_balanced_labels_count_alike(seed: int, good: int, bad: int) -> None:
     found = evaluate_text(text, "judged", {}, {"logit": logit, "label": label})
     losses = numpy.logaddexp(0, logit) - numpy.where(label, logit, 0)
     same(found["loss"], (losses[label].mean() + losses[~label].mean()) / 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_one_token_or_none_has_no_advantage(backend: str, tokens: int) -> None:
+    """TRL raises there; the critic still learns of one token."""
+    ones, mask = numpy.ones((2, 3)), numpy.zeros((2, 3))
+    mask[1, :tokens] = 1
+    inputs = {
+        "logp": 0.1 * ones,
+        "logp_old": 0 * ones,
+        "logp_ref": 0 * ones,
+        "values": ones,
+        "values_old": 0.9 * ones,
+        "mask": mask,
+        "score": ones[:, 0],
+    }
+    found = component("ppo_loss", inputs, backend)
+    assert all(torch.isfinite(value).all() for value in found.values())
+    assert float(found["advantage"].abs().max()) == 0 == float(found["pg_loss"])
+    same(found["returns"][1, 0], float(tokens))
+
+
+# ---- the pipelines
+
+TRIES = """
+pipeline tries {
+  data  tasks  = lock_game(causes: 3, prompts: 12, test: 4)
+  model actor  = ACTOR
+  model writer = value_head(transformer(vocabulary: 22, layers: 1, width: 16, heads: 2, length: 64))
+  notes ~ retries(actor, writer, tasks, trials: 4, prompts: 12, max_tokens: 3)
+  flow writer: retrospective(score(writer, notes), paid: at_end(notes)) -> backprop -> adam(lr: 1e-2)
+  train 3 rollouts (seed: 0) {
+    every 1 rollouts { report total = sum(notes.reward); report solved = notes.solved; report count = count(notes.reward) }
+  }
+}
+"""
+SCRIPT, MODEL = "scripted_actor()", "transformer(vocabulary: 22, layers: 1, width: 16, heads: 2, length: 64)"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ratings_of_a_rollout_add_up_to_what_was_solved_by_notes(backend: str) -> None:
+    _, events = ran(written(TRIES.replace("ACTOR", SCRIPT)), backend=backend, precision="float64")
+    first = sum(key == "0" for key in lock_game.function(causes=3, prompts=12, test=4).load()["train"]["answer"])
+    reports = [event.values for event in of_kind(events, Report) if event.values]
+    assert len(reports) == 3 and 0 < first < 12
+    for values in reports:
+        same(values["total"], 12 * values["solved"] - first)
+        assert 12 - first <= values["count"] <= 3 * (12 - first), "one note to each failed try, but for the last"
+    assert any(values["total"] > 0 for values in reports)
+
+
+def test_the_actor_is_frozen_and_its_parameters_are_not_the_writers() -> None:
+    run, _ = ran(written(TRIES.replace("ACTOR", MODEL)))
+    start, _ = ran(written(TRIES.replace("ACTOR", MODEL)), steps=0)
+    assert all(torch.equal(value, start.parameters("actor")[name]) for name, value in run.parameters("actor").items())
+    assert any(not torch.equal(value, start.parameters("writer")[name]) for name, value in run.parameters("writer").items())
+
+
+@pytest.mark.parametrize("pipeline", ["locks", "collected"])
+def test_the_pipelines_run_alike_on_both_backends(pipeline: str) -> None:
+    found = []
+    for backend in BACKENDS:
+        _, events = ran(shipped("methods/33_retroformer", pipeline), backend=backend, steps=1, precision="float64")
+        losses = [event.loss for event in of_kind(events, UnitDone) if event.loss is not None]
+        found.append([*losses, *(value for event in of_kind(events, Report) for value in event.values.values())])
+    assert len(found[0]) >= 3 and len({round(value, 6) for value in found[0]}) >= 3
+    same(found[0], found[1], rtol=1e-7)
+
+
+def test_the_price_of_the_reference_is_kept_from_unit_to_unit(tmp_path: Path) -> None:
+    """A run that is resumed goes on with the weight that the KL of earlier rollouts made."""
+    program = shipped("methods/33_retroformer", "locks")
+    whole, _ = ran(program, steps=3)
+    half = Run(program, Options(steps=3), None, tmp_path)
+    for event in half.events():
+        if isinstance(event, UnitDone) and event.tick == 1:
+            half.stop()
+    rest = Run(program, Options(steps=3), resume=newest_checkpoint(tmp_path)[0])
+    list(rest.events())
+    (key,) = [key for key in whole.store.states if key[1].endswith("beta")]
+    assert float(whole.store.states[key]) == float(rest.store.states[key]) != 0.01
+    assert all(torch.equal(value, rest.parameters("writer")[name]) for name, value in whole.parameters("writer").items())

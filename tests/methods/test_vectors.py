@@ -10,6 +10,8 @@ import pytest
 from gradflow.verify import verify_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+# Outputs that are one number in all recorded cases; the property tests of the method vary them.
+CONSTANT = {("19-grpo-guard.loss", "kl"), ("22-dcpo.loss", "clipfrac_lower"), ("28-agentic-aepo.policy_loss", "dual_clip_fraction")}
 FILES = sorted(GOLDEN.glob("[0-9]*.json"))
 
 
@@ -28,4 +30,5 @@ def test_the_recorded_outputs_are_not_trivial(path: Path) -> None:
     for case in json.loads(path.read_text())["cases"]:
         for name, output in case["outputs"].items():
             values.setdefault(name, set()).update(output["data"])
-    assert values and all(len(found) > 1 for found in values.values()), {name: found for name, found in values.items() if len(found) < 2}
+    single = {name for name, found in values.items() if len(found) < 2}
+    assert values and single == {name for stem, name in CONSTANT if stem == path.stem}, single

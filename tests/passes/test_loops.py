@@ -75,6 +75,15 @@ function drawing_along {
   repeat step with total = 0 { u ~ uniform(0, 1, [total]); total <- total + x; drawn = u }
   return drawn
 }
+function one { input like : [row]; u ~ uniform(0, 1, [like]); return u }
+function two { input like : [row]; v ~ one(like); return v }
+function drawn_twice {
+  input x : [row]
+  a ~ two(x)
+  b ~ two(x)
+  c ~ one(x)
+  return (a: a, b: b, c: c)
+}
 function asked_of_a_pass { input x : [row, step]; repeat step with y = 0 until x > 1 { y <- y + x }; return y }
 function asked_for_a_number { input x : [row]; repeat k: 3 with y = x until sum(y) { y <- y / 2 }; return y }
 """
@@ -167,6 +176,13 @@ def test_a_draw_in_a_loop_is_another_one_in_each_pass(monkeypatch):
     rows = [called("drawing_along", {"x": numpy.zeros((2, 5))}, backend)["value"] for backend in ("reference", "torch")]
     numpy.testing.assert_array_equal(*rows)
     assert len(set(rows[0].reshape(-1).tolist())) == 10
+
+
+def test_a_function_that_is_drawn_twice_draws_other_numbers(monkeypatch):
+    found = {backend: called("drawn_twice", {"x": numpy.zeros(4)}, backend, monkeypatch) for backend in ("reference", "torch")}
+    for name, value in found["reference"].items():
+        numpy.testing.assert_array_equal(value, found["torch"][name])
+    assert len(set(numpy.concatenate(list(found["reference"].values())).tolist())) == 12
 
 
 @pytest.mark.parametrize("name, shape", [("asked_of_a_pass", (2, 3)), ("asked_for_a_number", (2,))])

@@ -46,3 +46,12 @@ def test_shares_are_dealt_out_in_order(backend: str, amount: int, among: list[bo
     numpy.testing.assert_array_equal(found["rows"], [parts(n, 3) for n in each])
     numpy.testing.assert_array_equal(found["nobody"], 0 * some)
     assert found["some"].dtype.kind == "i"
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_a_choice_between_equal_numbers_has_its_axes(backend: str) -> None:
+    """An option may make both sides equal; what is summed is as many numbers all the same."""
+    text = "function f(low: int = 2, high: int = 2) { input x : bool[prompt]; return (total: sum(where(x, low, high)), each: where(x, low, high)) }"
+    found = evaluate_text(text, "f", {}, {"x": numpy.array([True, False, True])}, backend)
+    assert found["total"] == 6 and found["each"].tolist() == [2, 2, 2]
+    assert found["each"].dtype.kind == "i"

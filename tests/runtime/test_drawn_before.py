@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradflow.compiler import check_source
 from gradflow.language.source import Source
 from gradflow.runtime.checkpoints import newest_checkpoint
 from gradflow.runtime.events import Report, UnitDone
 from gradflow.runtime.executor import Options, Run
+from gradflow.runtime.state import copied
 
 from .harness import of_kind, ran, written
 
@@ -61,3 +63,19 @@ def test_a_block_does_not_read_what_is_drawn_behind_it():
     }
     """
     assert "E0201" in {d.code for d in check_source(Source("turned.gflow", turned))}
+
+
+def test_a_copied_module_has_memory_of_its_own():
+    """Also where it is a view of more: the copy keeps nothing alive but itself, and a plan, whose tensors have no memory, can copy too."""
+    flat = torch.arange(20.0)
+    module = torch.nn.Linear(3, 2)
+    module.weight.data, module.bias.data = flat[2:8].view(2, 3), flat[8:10]
+    module.register_buffer("seen", flat[10:12])
+    again = copied(module)
+    assert all(
+        torch.equal(a, b) and a.untyped_storage().nbytes() == 4 * a.numel() for a, b in zip(again.state_dict().values(), module.state_dict().values())
+    )
+    assert isinstance(again.weight, torch.nn.Parameter) and again.weight.data_ptr() != module.weight.data_ptr()
+    with FakeTensorMode():
+        blank = torch.nn.Linear(3, 2)
+        assert copied(blank).weight.shape == (2, 3)
