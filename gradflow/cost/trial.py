@@ -283,8 +283,8 @@ class ShadowWorld(World):
         return GUESS
 
     def _fitting(self, call: WorldCall, places: int) -> int:
-        """As many places, or fewer where the model takes fewer."""
-        lengths = [self.program.models[name].spec.facts.get("length") for name in call.models.values()]
+        """As many places, or fewer where the model (of a call that names none: any) takes fewer."""
+        lengths = [self.program.models[name].spec.facts.get("length") for name in (call.models.values() or self.program.models)]
         return min([places, *(length for length in lengths if isinstance(length, int))])
 
     def _tokens(self, call: WorldCall) -> int | None:

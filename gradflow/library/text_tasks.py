@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -216,8 +217,8 @@ def long_prompts(
     """One sentence to find in a long text: `.. the code of maple is 47 .. the code of maple = ` -> `47`. For what long prompts cost.
 
     `length`: characters of every prompt, all lower-case letters, digits, blanks and `=`; around the sentence stand words drawn from a fixed list,
-    in no order, and its place and the code are drawn too. Reward 1 for the code as the first word of the response, 0.1 for another one
-    that begins with a digit, else 0.
+    in no order, and its place and the code are drawn too. Reward 1 where the first number of the response is the code, 0.1 where it is
+    another one, 0 where there is none.
     """
     sizes = {"train": size, "test": test}
 
@@ -228,8 +229,8 @@ def long_prompts(
         return [question for question, _ in pairs], [answer for _, answer in pairs]
 
     def verify(ids: Any, responses: list[str]) -> numpy.ndarray:
-        answers, said = texts()[1], [response.split()[:1] for response in responses]
-        return numpy.array([1.0 if word == [answers[int(row)]] else 0.1 * any(w[0].isdigit() for w in word) for row, word in zip(ids, said)])
+        answers, said = texts()[1], [re.search(r"[0-9]+", response) for response in responses]
+        return numpy.array([0.0 if found is None else 1.0 if found[0] == answers[int(row)] else 0.1 for row, found in zip(ids, said)])
 
     return task_spec("long_prompts", sizes, lambda: cut_splits(*texts(), sizes), verify, batch, characters=length, digits=digits)
 

@@ -22,10 +22,10 @@ def suggestion(span: Span, name: str, known: Iterable[str], otherwise: str = "")
     """
     from gradflow.peers.table import hint
 
-    if told := hint(name):
-        return {"fix": told}
     names = sorted({n for n in known if n and n[0] not in "#"})
     close = nearest(name, names)
+    if told := hint(name) or ("" if close or otherwise.startswith("bind it") else hint(name, common=True)):
+        return {"fix": told}
     if not close:
         return {"fix": otherwise}
     sure = [n for n in names if SequenceMatcher(None, n, name).ratio() >= CERTAIN]

@@ -81,9 +81,9 @@ def values_of(text: str) -> list[str]:
     return [value for row in rows() if asked(text)[0] in row.names for value in row.values]
 
 
-def hint(name: str) -> str:
-    """What to write in place of a peer's name that a spec does not know, in one sentence, or nothing. Everyday words are nobody's."""
-    found = [row for row in find(name) if not row.common]
+def hint(name: str, common: bool = False) -> str:
+    """What to write for a peer's name that a spec does not know, in one sentence, or nothing. Everyday words are nobody's unless asked for."""
+    found = [row for row in find(name) if common or not row.common]
     if not found:
         return ""
     row = found[0]

@@ -27,6 +27,7 @@ from gradflow.library.text_tasks import Tasks
 from gradflow.library.tool_tasks import tool_arithmetic
 from gradflow.library.tools import calculated, calculator, made
 from gradflow.plan.artifact import ArtifactError, decode, encode
+from gradflow.runtime.events import UnitDone
 
 SPEC = tool_arithmetic(steps=2, size=40, test=10)
 MODEL = transformer(vocabulary=22, layers=1, width=32, heads=4, length=48)
@@ -309,3 +310,33 @@ def test_words_count_the_last_number() -> None:
         tool_arithmetic(steps=1, size=1000, test=0)
     with pytest.raises(ValueError, match="operations"):
         tool_arithmetic(operations="+%")
+
+
+LEARNING = """
+pipeline learns(loss: objective = grpo()) {
+  data  tasks  = tool_arithmetic(steps: 1, size: 40, test: 10)
+  model policy = transformer(vocabulary: 22, layers: 1, width: 16, heads: 2, length: 32)
+  samples ~ agent(policy, tasks, tools: calculator(), group: 2, prompts: 4, max_tokens: 8)
+  reward  ~ normal([samples.reward])
+  flow policy: loss(score(policy, samples), reward: reward) -> backprop -> sgd(lr: 0.1)
+  train 1 rollouts (epochs: 2, minibatches: 2)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["ppo()", "reinforce()", "grpo()", "rloo()", "dapo()", "gspo()", "luspo()", "cispo()", "dr_grpo(longest: 8)", "turn_ppo()", "turn_bias()"],
+)  # fmt: skip
+def test_every_objective_takes_the_record(loss: str) -> None:
+    run = gradflow.compile(LEARNING.replace("loss: objective = grpo()", f"loss: objective = {loss}")).run()
+    found = [event.loss for event in run if isinstance(event, UnitDone)]
+    assert len(found) == 1 and found[0] is not None and numpy.isfinite(found[0])
+    assert loss == "turn_bias()" or found[0] != 0
+
+
+def test_a_missing_extra_field_is_missed_where_it_is_read() -> None:
+    """Turns are in the record of `agent`, not in that of `sample`."""
+    text = LEARNING.replace("agent(policy, tasks, tools: calculator(),", "sample(policy, tasks,").replace("grpo()", "turn_ppo()")
+    found = [d for d in gradflow.check(text) if d.code.startswith("E")]
+    assert [d.code for d in found] == ["E0205"] and "`turn`" in found[0].message

@@ -5,7 +5,7 @@ import pytest
 
 from gradflow.library import text_tasks
 from gradflow.library.catalogue import MissingExtra
-from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock, last_digits, parse_options, reasoning_gym
+from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock, last_digits, long_prompts, parse_options, reasoning_gym
 
 gym = pytest.mark.skipif(text_tasks.importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning-gym")
 
@@ -131,3 +131,20 @@ def test_prompts_are_drawn_without_replacement_in_an_epoch():
     assert len(Tasks.of(arithmetic(size=50, batch=7)).draw(0, 0).rows) == 7, "the data set's own number"
     with pytest.raises(ValueError, match="51 prompts a tick were asked for, the split has 50"):
         tasks.draw(0, 0, prompts=51)
+
+
+def test_a_sentence_in_a_long_text():
+    """Every prompt has exactly its length, holds the code once where the name is, and asks for it at the end."""
+    spec = long_prompts("needle", length=200, size=30, test=10, digits=3)
+    loaded = spec.load()
+    questions, answers = ([*loaded["train"][name], *loaded["test"][name]] for name in ("question", "answer"))
+    assert {len(question) for question in questions} == {200} and len(set(questions)) == 40 and len(set(answers)) > 20
+    for question, answer in zip(questions, answers):
+        name = question.split()[-2]
+        assert question.endswith(f"the code of {name} = ") and f"the code of {name} is {answer} " in question
+        assert question.count(answer) == 1 and len(answer) == 3
+    places = [question.index(" is ") for question in questions]
+    assert min(places) < 40 < 120 < max(places)
+    said = [f"it is {answers[0]}.", answers[0], "999 " + answers[0], "none"]
+    assert spec.verify(numpy.zeros(4, int), said).tolist() == [1, 1, 0.1, 0]
+    assert spec.facts["characters"] == 200

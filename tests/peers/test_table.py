@@ -143,6 +143,10 @@ def test_errors_know_the_names(wrong: str, expected: str) -> None:
     assert expected in told(spec_of(wrong))
 
 
-def test_everyday_words_are_nobodys() -> None:
-    assert not hint("beta") and not hint("temperature") and not hint("delta")
+def test_everyday_words_are_nobodys_where_something_is_near() -> None:
+    assert not any(map(hint, ("beta", "temperature", "delta", "epsilon", "n")))
     assert "did you mean `beta" in told(spec_of("flow policy: loss -> backprop -> adamw(lr: 1e-6, beta: 0.9)"))
+    assert "did you mean `eps`" in told(spec_of("flow policy: loss -> backprop -> adamw(lr: 1e-6, epsilon: 1e-6)"))
+    assert "reference_kl(scored)" in told(spec_of("loss = grpo(scored, beta: 0.04)"))
+    assert "clipped(low: 0.2)" in told(spec_of("loss = grpo(scored, epsilon: 0.2)"))
+    assert "TRL" not in told(spec_of("loss = delta * grpo(scored)"))
