@@ -44,7 +44,8 @@ def fingerprint(*roots: tuple[s.Definition, Module]) -> str:
 
 def own_names(definition: s.Definition) -> set[str]:
     """What a definition binds itself and so never means in the library; but `x = x(1)` does, where nothing else binds x."""
-    found, outer = {param.name for param in definition.params}, set()
+    found: set[str] = {param.name for param in definition.params}
+    outer: set[str] = set()
     for node in s.walk(definition):
         if isinstance(node, s.Input | s.State | s.Vary | s.Declare):
             found |= set(node.names)
