@@ -270,7 +270,7 @@ def test_pad_left():
 
 def test_smollm2_is_known_without_its_packages():
     spec = transformers_models.smollm2()
-    assert spec.size == 134_515_008 and spec.facts == {"vocabulary": 49152, "length": 8192, "layers": 30, "width": 576}
+    assert spec.size == 134_515_008 and spec.facts == {"vocabulary": 49152, "length": 8192, "layers": 30, "width": 576, "dropout": 0.0}
     assert spec.index_input and spec.methods == ("sample", "score") and spec.outputs == (("word", 49152),)
 
 
@@ -360,7 +360,7 @@ def test_hf_folder(tmp_path, options):
     model = spec.build(0)
     assert torch.equal(torch.get_rng_state(), before)
     assert leaves(spec) == names_and_shapes(model)
-    assert spec.facts == {"vocabulary": 12, "length": 64, "layers": 2, "width": 24}
+    assert spec.facts == {"vocabulary": 12, "length": 64, "layers": 2, "width": 24, "dropout": 0.0}
     assert (model.tokenizer.eos_id, model.tokenizer.pad_id, model.tokenizer.encode("d e")) == (1, 2, [3, 4])
     ids, mask = map(torch.tensor, pad_left([[3, 4, 5, 6, 7], [8, 9]], 2))
     with torch.no_grad():

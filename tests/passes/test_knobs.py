@@ -58,8 +58,8 @@ def test_clip_ranges(loss: str, train: str, found: list[str]) -> None:
 
 
 def test_clip_range_of_samples_scored_otherwise() -> None:
-    """`logp_old` at another temperature than `score`: ratios are not 1 from the start."""
-    assert reason(sample="group: 4, prompts: 8, scored_at: 0.7") == []
+    """`logp_old` at another temperature than `score`: no ratio of one distribution's probabilities, and not the clip is what is wrong."""
+    assert reason(sample="group: 4, prompts: 8, scored_at: 0.7") == ["E0408"]
 
 
 def test_clip_range_behind_another_flow() -> None:
