@@ -76,7 +76,7 @@ class Elaborator:
         self.passes: list[Any] = []  # of the loops around the place that is being read, the innermost last
         self.formulas: dict[int, Node] = {}
         self.world: list[Any] | None = None  # what acts: calls and loops, in their order (see gradflow/procedures)
-        self.calls, self.calling = 0, ""
+        self.calls = 0
         self.keeping: Any = None  # what the `~` that is being read keeps from unit to unit
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}

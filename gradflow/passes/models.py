@@ -145,19 +145,18 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
     if primitive.kind == "tool":
         return tool_value(name, arguments, node.span)
     from gradflow.library.rollouts import RESULT_TYPES
-    from gradflow.procedures.acting import calling, declarations, world_call
+    from gradflow.procedures.acting import declarations, world_call
 
     if name == "score":
         from gradflow.builtins.scores import scored
 
         return scored(e, node, arguments)
-    with calling(e, name):
-        try:
-            fields = RESULT_TYPES[name](**declarations(name, arguments))
-        except ValueError as error:
-            why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
-            raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None
-        return world_call(e, name, node, arguments, fields, scope.frame is not None)
+    try:
+        fields = RESULT_TYPES[name](**declarations(name, arguments))
+    except ValueError as error:
+        why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
+        raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None
+    return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
 def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict[str, Any]:

@@ -6,8 +6,7 @@ just before it. Texts go by the path of their source, because no region knows te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
     e.calls += 1
     scalar = isinstance(fields, FieldSpec)
     table: dict[str, FieldSpec] = {"value": fields} if scalar else dict(fields)
-    models, data, options, inputs, texts = _sorted(e, arguments)
+    models, data, options, inputs, texts = _sorted(e, name, arguments)
     region = Region(tuple(inputs.items()), (), name) if inputs else None
     e.world.append(WorldCall(key, name, models, data, options, table, scalar, node.span, region, texts))
     if scalar:
@@ -90,8 +89,11 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
     return v.Record(tensors, name, None, words)
 
 
-def _sorted(e: Elaborator, arguments: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any], dict[str, Any], dict[str, Node], dict[str, Text]]:
+def _sorted(
+    e: Elaborator, primitive: str, arguments: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any], dict[str, Any], dict[str, Node], dict[str, Text]]:
     """Arguments by what they are: models, data, constants, computed values, texts."""
+    domains = catalogue()[primitive].domains
     models: dict[str, str] = {}
     data: dict[str, Any] = {}
     options: dict[str, Any] = {}
@@ -100,7 +102,7 @@ def _sorted(e: Elaborator, arguments: Mapping[str, Any]) -> tuple[dict[str, str]
     for name, value in arguments.items():
         if isinstance(value, v.Model):
             models[name] = value.name
-        elif isinstance(value, v.Data) or (isinstance(value, Batch) and "data" in catalogue()[e.calling].domains.get(name, "")):
+        elif isinstance(value, v.Data) or (isinstance(value, Batch) and "data" in domains.get(name, "")):
             known = value.data if isinstance(value, Batch) else value
             assert known is not None
             data[name] = (known.name, known.split if known.split != "*" else known.spec.splits[0])
@@ -116,15 +118,6 @@ def _sorted(e: Elaborator, arguments: Mapping[str, Any]) -> tuple[dict[str, str]
         else:
             options[name] = value
     return models, data, options, inputs, texts
-
-
-@contextmanager
-def calling(e: Elaborator, name: str) -> Iterator[None]:
-    before, e.calling = e.calling, name
-    try:
-        yield
-    finally:
-        e.calling = before
 
 
 # ---- rows of records
@@ -146,9 +139,8 @@ def acted(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any], sco
     """A primitive called with values at hand."""
     from gradflow.library.rollouts import RESULT_TYPES
 
-    with calling(e, name):
-        fields = RESULT_TYPES[name](**declarations(name, arguments))
-        return world_call(e, name, node, arguments, fields, scope.frame is not None)
+    fields = RESULT_TYPES[name](**declarations(name, arguments))
+    return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
 def declarations(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,4 +203,4 @@ def misplaced_choice(statement: s.When) -> Exception:
     )  # fmt: skip
 
 
-__all__ = ["Batch", "Loop", "acted", "actions_of", "calling", "declarations", "does_act", "extended", "rows_where", "world_call"]
+__all__ = ["Batch", "Loop", "acted", "actions_of", "declarations", "does_act", "extended", "rows_where", "world_call"]
