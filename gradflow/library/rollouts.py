@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Record = dict[str, Any]
-WITHOUT_SAMPLES = ("prompt_id", "tokens_per_second")  # the fields of a record that have no axis `sample`
 
 # ---- sample
 
@@ -184,15 +183,6 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def take_rows(samples: Mapping[str, Any], rows: Any) -> Record:
-    """The record of some samples (a slice, a mask or indices along `sample`), for micro-batches; fields without that axis stay as they are."""
-    import torch
-
-    index = torch.arange(len(samples["text"]), device=samples["mask"].device)[rows]
-    taken = {name: value if name in WITHOUT_SAMPLES or name == "text" else value[index] for name, value in samples.items()}
-    return taken | {"text": [samples["text"][row] for row in index.tolist()]}
-
-
 # ---- score
 
 
@@ -204,7 +194,7 @@ def score(policy: Any, samples: Mapping[str, Any], reference: Any = None, temper
     [sample, token] of the distribution, in nats; with `reference`, a model that gets no gradient, each again as `logp_ref`, `entropy_ref`.
     A model with a head has what that reads: `value` [sample, token] and `value_old`, which is `value` as it was when the unit began
     (`value_head`), `logit` [sample] or [sample, class] (`classifier`); with `head` the field of that name is all that is added.
-    Works on any rows of a record (`take_rows`). Equal to `logp_old` before the policy has moved, for `temperature` = `scored_at`.
+    Works on any rows of a record. Equal to `logp_old` before the policy has moved, for `temperature` = `scored_at`.
     """
     import torch
 

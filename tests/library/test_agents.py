@@ -22,12 +22,14 @@ from gradflow.library.language_models import CharacterTokenizer
 from gradflow.library.models import transformer
 from gradflow.library.paths import branch_paths, call_tools, continue_paths, open_paths, verify_paths
 from gradflow.library.python_models import python_allowed
-from gradflow.library.rollouts import RESULT_TYPES, score, take_rows
+from gradflow.library.rollouts import RESULT_TYPES, score
 from gradflow.library.text_tasks import Tasks
 from gradflow.library.tool_tasks import tool_arithmetic
 from gradflow.library.tools import calculated, calculator, made
 from gradflow.plan.artifact import ArtifactError, decode, encode
 from gradflow.runtime.events import UnitDone
+
+from .rows import take_rows
 
 SPEC = tool_arithmetic(steps=2, size=40, test=10)
 MODEL = transformer(vocabulary=22, layers=1, width=32, heads=4, length=48)

@@ -11,7 +11,7 @@ import torch
 from gradflow.library.catalogue import catalogue
 from gradflow.library.heads import classifier, value_head
 from gradflow.library.models import mlp, transformer
-from gradflow.library.rollouts import RESULT_TYPES, sample, score, take_rows
+from gradflow.library.rollouts import RESULT_TYPES, sample, score
 from gradflow.library.tabular_policy import table_policy
 from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock
 from gradflow.plan.artifact import decode, encode
@@ -19,6 +19,8 @@ from gradflow.runtime.checkpoints import newest_checkpoint
 from gradflow.runtime.events import UnitDone
 from gradflow.runtime.executor import Options, Run, execute
 from tests.runtime.harness import of_kind, ran, shipped, written
+
+from .rows import take_rows
 
 TRUNK = transformer(vocabulary=22, layers=1, width=16, heads=2, length=24)
 TASKS = arithmetic(digits=1, size=60, test=10)
