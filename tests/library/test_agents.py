@@ -28,8 +28,7 @@ from gradflow.library.tool_tasks import tool_arithmetic
 from gradflow.library.tools import calculated, calculator, made
 from gradflow.plan.artifact import ArtifactError, decode, encode
 from gradflow.runtime.events import UnitDone
-
-from .rows import take_rows
+from tests.library.rows import take_rows
 
 SPEC = tool_arithmetic(steps=2, size=40, test=10)
 MODEL = transformer(vocabulary=22, layers=1, width=32, heads=4, length=48)

@@ -18,9 +18,8 @@ from gradflow.plan.artifact import decode, encode
 from gradflow.runtime.checkpoints import newest_checkpoint
 from gradflow.runtime.events import UnitDone
 from gradflow.runtime.executor import Options, Run, execute
+from tests.library.rows import take_rows
 from tests.runtime.harness import of_kind, ran, shipped, written
-
-from .rows import take_rows
 
 TRUNK = transformer(vocabulary=22, layers=1, width=16, heads=2, length=24)
 TASKS = arithmetic(digits=1, size=60, test=10)

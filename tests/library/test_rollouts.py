@@ -16,8 +16,7 @@ from gradflow.library.scoring import response_hidden
 from gradflow.library.tabular_policy import table_policy
 from gradflow.library.text_tasks import Tasks, arithmetic, combination_lock
 from gradflow.runtime import random
-
-from .rows import take_rows
+from tests.library.rows import take_rows
 
 MODEL = transformer(vocabulary=22, layers=2, width=32, heads=4, length=24)
 TASKS = arithmetic(digits=2, size=40, operations="+-", test=10)  # prompts of 4 to 6 characters: padding is needed
