@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.cost.figures import ActionCost, Cost, PhaseCost, Work
 from gradflow.cost.traffic import messages_of
 from gradflow.plan.program import Program, Update
+from gradflow.procedures.acts import Hold
 from gradflow.schedules.gain import predicted
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def state_bytes(program: Program) -> int:
     """Bytes of all states, as far as their sizes are known."""
     width = WIDTHS[precision_of(program)]
     found: dict[tuple[str, str], int] = {}
-    for update in (action for phase in program.phases for action in phase.actions if isinstance(action, Update)):
-        for state in update.states:
+    for one in (action for phase in program.phases for action in phase.actions if isinstance(action, Update | Hold)):
+        for state in one.states:
             entries = math.prod(axis.size or 1 for axis in state.type.axes)
-            found[update.flow, state.key] = entries * {"bool": 1, "int": 8}.get(state.type.base, width)
+            found[one.flow, state.key] = entries * {"bool": 1, "int": 8}.get(state.type.base, width)
     return sum(found.values())
 
 

@@ -294,7 +294,7 @@ class Operations:
         """Values one behind the other along an axis, which comes first; one without it is a single entry."""
         nodes = [self.constant(v) for v in values]
         others = union(*(n.type.without([axis]) for n in nodes))
-        base = wider(*(n.type.base for n in nodes))
+        base = "bool" if all(n.type.base == "bool" for n in nodes) else wider(*(n.type.base for n in nodes))
         parts = [self.expand(n, (n.type.axis(axis) if n.type.has(axis) else Axis(axis, 1), *others)) for n in nodes]
         sizes = [part.type.axes[0].size for part in parts]
         whole = None if None in sizes else sum(size for size in sizes if size is not None)

@@ -271,7 +271,7 @@ def test_pad_left():
 def test_smollm2_is_known_without_its_packages():
     spec = transformers_models.smollm2()
     assert spec.size == 134_515_008 and spec.facts == {"vocabulary": 49152, "length": 8192, "layers": 30, "width": 576, "dropout": 0.0}
-    assert spec.index_input and spec.methods == ("sample", "score") and spec.outputs == (("word", 49152),)
+    assert spec.index_input and spec.methods == ("sample", "score", "attention") and spec.outputs == (("word", 49152),)
 
 
 def test_a_missing_package_is_said(monkeypatch):

@@ -55,7 +55,7 @@ def expected(
     for rows in members:
         right, wrong = rows[drawn.reward[rows] == 1], rows[drawn.reward[rows] == 0]
         if len(right) and len(wrong):
-            weight = torch.softmax((1 - length[right] / width).double() / lam, 0)
+            weight = torch.softmax((1 - length[right].double() / width) / lam, 0)
             scores = merit[wrong]
             rival = scores.mean() if tau is None else tau * (torch.logsumexp(scores / tau, 0) - numpy.log(len(wrong)))
             gains.append((weight * merit[right]).sum() - rival)
