@@ -149,11 +149,6 @@ def declarations(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: declared(value, domains.get(key, "")) for key, value in arguments.items()}
 
 
-def extended(record: v.Record, more: Mapping[str, Any]) -> v.Record:
-    """The record with fields added, or put in the place of those of the same name."""
-    return replace(record, fields={**record.fields, **more})
-
-
 # ---- what a `~` of a pipeline does
 
 
@@ -203,4 +198,4 @@ def misplaced_choice(statement: s.When) -> Exception:
     )  # fmt: skip
 
 
-__all__ = ["Batch", "Loop", "acted", "actions_of", "declarations", "does_act", "extended", "rows_where", "world_call"]
+__all__ = ["Batch", "Loop", "acted", "actions_of", "declarations", "does_act", "rows_where", "world_call"]

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from gradflow.graph.graph import Region
 from gradflow.language.source import Span
-from gradflow.plan.program import Program, StatePlan
-from gradflow.procedures.acts import Act, Draw, Hold, Loop, acts_in
+from gradflow.procedures.acts import Act, Draw, Hold, Loop
 from gradflow.runtime.clocks import Clocks
 from gradflow.runtime.state import Store, dtype_of
 from gradflow.runtime.world import World
@@ -77,9 +76,4 @@ class Carrier:
         return torch.zeros(shape, dtype=dtype_of("int" if type_.target is not None else type_.base, self.store.real), device=self.store.device)
 
 
-def states_of(program: Program) -> list[tuple[Hold, StatePlan]]:
-    """What functions that act keep from unit to unit."""
-    return [(act, plan) for phase in program.phases for act in acts_in(phase.actions) if isinstance(act, Hold) for plan in act.states]
-
-
-__all__ = ["Carrier", "states_of"]
+__all__ = ["Carrier"]
