@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gradflow.library.agents import CALCULATOR, agent_fields, prompts_of, record_of, verified
+from gradflow.library.agents import CALCULATOR, agent_fields, record_of, verified
+from gradflow.library.asking import ask
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.responses import Record, written
@@ -45,9 +46,8 @@ def tool_demonstrations(
     """
     if "worked" not in tasks.fields:
         raise ValueError("these tasks come without worked solutions: `tool_arithmetic(..)` has them")
-    if tasks.rows is None:
-        tasks = tasks.draw(seed, tick if visit is None else visit, prompts)
-    asked, ids = prompts_of(policy, tasks)
+    tasks = tasks.of_tick(seed, tick if visit is None else visit, prompts)
+    asked, ids = ask(policy, tasks)
     key = random.key(seed, "tool_demonstrations", tick, *site)
     spoiled = random.uniform(key, ids) < wrong
     others = (random.uniform(key, ids, stream=1) * len(tasks)).astype(numpy.int64)
@@ -77,7 +77,7 @@ def agent_pass_at_1(
     """
     import torch
 
-    asked, ids = prompts_of(policy, tasks)
+    asked, ids = ask(policy, tasks)
     owner, turns = numpy.arange(len(asked)), [Turns() for _ in asked]
     draws = None if greedy else numbers_of(random.key(seed, "agent_pass_at_1"), ids, 0 * owner, 0 * owner, max_tokens)
     drawn = play(policy, asked, owner, turns, draws, Decoding(max_tokens), Rules(made(tools), max_calls))

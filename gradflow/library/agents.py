@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.asking import ask, copies_of
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
@@ -59,9 +60,8 @@ def agent(
     log-probabilities where the policy wrote, else 0. `length` counts all tokens. Raises ValueError as `sample` does.
     """
     began = time.perf_counter()
-    if tasks.rows is None:
-        tasks = tasks.draw(seed, tick if visit is None else visit, prompts)
-    asked, ids = prompts_of(policy, tasks)
+    tasks = tasks.of_tick(seed, tick if visit is None else visit, prompts)
+    asked, ids = ask(policy, tasks)
     owner, copies = copies_of(group, len(asked))
     how = Decoding(max_tokens, float(temperature), float(top_p), top_k, tuple(filter(None, [stop])), float(scored_at), keep_top)
     draws = numbers_of(random.key(seed, "agent", tick, *site), ids[owner], copies, numpy.zeros_like(copies), max_tokens)
@@ -71,21 +71,6 @@ def agent(
     record = verified(policy, tasks, record)
     record["tokens_per_second"] = int(record["mask"].sum()) / (time.perf_counter() - began)
     return record
-
-
-def prompts_of(policy: Any, tasks: Tasks) -> tuple[list[list[int]], numpy.ndarray]:
-    """The prompts of `tasks.rows` (all, if None) as the policy reads them, and their ids."""
-    rows = numpy.arange(len(tasks)) if tasks.rows is None else tasks.rows
-    return [policy.tokenizer.encode(policy.tokenizer.chat(tasks.questions[row])) for row in rows], tasks.ids[rows]
-
-
-def copies_of(group: Any, prompts: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """For every response its prompt's place, and the how-manieth of its prompt it is."""
-    counts = numpy.broadcast_to(numpy.asarray(group, numpy.int64), (prompts,))
-    owner = numpy.repeat(numpy.arange(prompts), counts)
-    if not len(owner):
-        raise ValueError("no response at all is asked for")
-    return owner, numpy.arange(len(owner)) - numpy.repeat(counts.cumsum() - counts, counts)
 
 
 def record_of(

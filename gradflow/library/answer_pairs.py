@@ -40,8 +40,7 @@ def answer_pairs(
     questions, ids_other, mask_other, action_other, length_other, where each answer has moved on to the next row (the last to the first).
     Raises ValueError where the first questions tried for a wrong answer have none.
     """
-    if tasks.rows is None:
-        tasks = tasks.draw(seed, tick if visit is None else visit, prompts)
+    tasks = tasks.of_tick(seed, tick if visit is None else visit, prompts)
     rows = numpy.asarray(tasks.rows)
     right = [tasks.answers[row] for row in rows]
     wrong = worse_answers(tasks, rows, random.key(seed, "answer_pairs", tick, *site))

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gradflow.library.asking import ask, copies_of
 from gradflow.library.catalogue import primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
-from gradflow.library.rollouts import Record, ask, record_of
+from gradflow.library.rollouts import Record, record_of
 from gradflow.library.sampling import draws_of, texts
 from gradflow.library.text_tasks import Tasks
 
@@ -42,12 +43,9 @@ def demonstrations(
     """
     import torch
 
-    if tasks.rows is None:
-        tasks = tasks.draw(seed, tick if visit is None else visit, prompts)
+    tasks = tasks.of_tick(seed, tick if visit is None else visit, prompts)
     asked, ids = ask(policy, tasks)
-    counts = numpy.broadcast_to(numpy.asarray(group, numpy.int64), (len(asked),))
-    owner = numpy.repeat(numpy.arange(len(asked)), counts)
-    copies = numpy.arange(len(owner)) - numpy.repeat(counts.cumsum() - counts, counts)
+    owner, copies = copies_of(group, len(asked))
     tokenizer, rows = policy.tokenizer, numpy.arange(len(tasks)) if tasks.rows is None else tasks.rows
     answers = [tokenizer.encode(tasks.answers[row]) for row in rows]
     written = [answers[place] for place in owner]

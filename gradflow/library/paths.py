@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gradflow.library.agents import CALCULATOR, agent_fields, copies_of, prompts_of, record_of, verified
+from gradflow.library.agents import CALCULATOR, agent_fields, record_of, verified
+from gradflow.library.asking import ask, copies_of
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.records import opened
@@ -55,9 +56,8 @@ def open_paths(
     """
     import torch
 
-    if tasks.rows is None:
-        tasks = tasks.draw(seed, tick if visit is None else visit, prompts)
-    asked, ids = prompts_of(policy, tasks)
+    tasks = tasks.of_tick(seed, tick if visit is None else visit, prompts)
+    asked, ids = ask(policy, tasks)
     counts = copies.cpu().numpy() if isinstance(copies, torch.Tensor) else copies
     owner, number = copies_of(counts, len(asked))
     drawn = empty(len(owner), Decoding(max_tokens, keep_top=keep_top), policy.tokenizer.pad_id, policy.head)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradflow.library.catalogue import DataSpec, FieldSpec, primitive
-from gradflow.library.deferred import numpy
 from gradflow.library.text_tasks import Tasks
 
 ROWS = ("sample", "prompt")
@@ -134,8 +133,7 @@ def draw(tasks: Tasks, prompts: int | None = None, *, seed: int, tick: int, visi
 
     `prompts`: how many (default: the data set's `batch`, else all). `row`: which rows of the data set, `id`: their numbers in it.
     """
-    rows = tasks.rows if tasks.rows is not None else tasks.draw(seed, tick if visit is None else visit, prompts).rows
-    rows = numpy.arange(len(tasks)) if rows is None else rows
+    rows = tasks.of_tick(seed, tick if visit is None else visit, prompts).rows
     return {"row": rows, "id": tasks.ids[rows], **tasks.columns(rows)}
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.library.agent_tests import RESULT_TYPES as AGENT_TYPES
 from gradflow.library.answer_pairs import answer_pairs_fields
 from gradflow.library.answers import RESULT_TYPES as ANSWER_TYPES
+from gradflow.library.asking import ask, copies_of
 from gradflow.library.catalogue import DataSpec, FieldSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.episodes import episode_fields, generate_fields
@@ -72,14 +73,9 @@ def sample(
     response is asked for.
     """
     began = time.perf_counter()
-    if tasks.rows is None:
-        tasks = tasks.draw(seed, tick if visit is None else visit, prompts)
+    tasks = tasks.of_tick(seed, tick if visit is None else visit, prompts)
     asked, ids = ask(policy, tasks)
-    counts = numpy.broadcast_to(numpy.asarray(group, numpy.int64), (len(asked),))
-    owner = numpy.repeat(numpy.arange(len(asked)), counts)
-    if not len(owner):
-        raise ValueError("`group` asks for no response at all")
-    copies = numpy.arange(len(owner)) - numpy.repeat(counts.cumsum() - counts, counts)
+    owner, copies = copies_of(group, len(asked))
     marks = tuple(filter(None, [stop] if isinstance(stop, str) else stop))
     how = Decoding(max_tokens, float(temperature), float(top_p), top_k, marks, float(scored_at), keep_top, keep_hidden)
     draws = draws_of(random.key(seed, "sample", tick, *site), ids[owner], copies, max_tokens)
@@ -90,12 +86,6 @@ def sample(
     record |= {"prompt_id": record["group"].new_tensor(ids), "text": answers}
     record["tokens_per_second"] = int(record["mask"].sum()) / (time.perf_counter() - began)
     return record
-
-
-def ask(policy: Any, tasks: Tasks) -> tuple[list[list[int]], numpy.ndarray]:
-    """The prompts of `tasks.rows` (all, if None) as the policy reads them, and their ids."""
-    rows = numpy.arange(len(tasks)) if tasks.rows is None else tasks.rows
-    return [policy.tokenizer.encode(policy.tokenizer.chat(tasks.questions[row])) for row in rows], tasks.ids[rows]
 
 
 def record_of(drawn: dict[str, Tensor], asked: Any, ids: Any, owner: numpy.ndarray, copies: numpy.ndarray, reward: numpy.ndarray) -> Record:

@@ -9,7 +9,7 @@ Axes: B rows (samples of one call), P prompt width, T tokens of a response, V wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +50,27 @@ def generate(policy: Any, prompts: Sequence[Sequence[int]], owner: numpy.ndarray
     ended by the end token, by a stop text, or because the model's answers have a fixed length, and not cut at T), and with `keep_top` K:
     top_logits, top_words [B, T, K] (K at most V); with `keep_hidden`: hidden [B, T, W], what the head read before each token.
     """
+
+    def piece(part: slice, asked: slice, own: numpy.ndarray) -> dict[str, Tensor]:
+        return _generate_rows(policy, prompts[asked], own, None if uniforms is None else uniforms[part], how)
+
+    return by_pieces(policy, owner, piece)
+
+
+def by_pieces(policy: Any, owner: numpy.ndarray, piece: Callable[[slice, slice, numpy.ndarray], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """ROWS rows at a time, without gradient and dropout. piece(rows, their prompts, which of these each row belongs to) gives tensors by row."""
     import torch
 
     training = policy.training
     policy.eval()
     try:
         with torch.no_grad():
-            starts = range(0, len(owner), ROWS)
-            pieces = []
-            for start in starts:
+            found = []
+            for start in range(0, len(owner), ROWS):
                 part = slice(start, start + ROWS)
                 first, last = int(owner[part][0]), int(owner[part][-1])
-                draws = None if uniforms is None else uniforms[part]
-                pieces.append(_generate_rows(policy, prompts[first : last + 1], owner[part] - first, draws, how))
-            return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+                found.append(piece(part, slice(first, last + 1), owner[part] - first))
+            return {name: torch.cat([one[name] for one in found]) for name in found[0]}
     finally:
         policy.train(training)
 

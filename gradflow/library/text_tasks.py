@@ -58,6 +58,10 @@ class Tasks:
         found = {n: x for n, x in self.fields.items() if n != "id"}
         return {n: numpy.asarray(x)[rows] if not isinstance(x[0], str) else [x[row] for row in rows] for n, x in found.items() if len(x)}
 
+    def of_tick(self, seed: int, visit: int, prompts: int | None = None) -> Tasks:
+        """Those whose rows were chosen before as they are, else `draw`."""
+        return self if self.rows is not None else self.draw(seed, visit, prompts)
+
     def draw(self, seed: int, visit: int, prompts: int | None = None) -> Tasks:
         """The prompts of a tick: a stretch of a random order of all, a new order each epoch, none twice in an epoch.
 

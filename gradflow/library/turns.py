@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import cache_rows, pad_left
-from gradflow.library.sampling import ROWS, Decoding, choose
+from gradflow.library.sampling import Decoding, by_pieces, choose
 from gradflow.library.scoring import at_words, entropies, log_probabilities
 from gradflow.library.tools import Tool
 
@@ -75,21 +75,11 @@ def play(
     (-1 where mask is false); logp, entropy (0 where mask is false); with how.keep_top K also likely [B, T, K], the largest log-probabilities, 0 where
     mask is false; and finished bool [B]: ended by the end token or a stop text.
     """
-    import torch
 
-    training = policy.training
-    policy.eval()
-    try:
-        with torch.no_grad():
-            pieces = []
-            for start in range(0, len(owner), ROWS):
-                part = slice(start, start + ROWS)
-                first, last = int(owner[part][0]), int(owner[part][-1])
-                own = None if draws is None else draws[part]
-                pieces.append(_play_rows(policy, prompts[first : last + 1], owner[part] - first, turns[part], own, how, rules))
-            return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    finally:
-        policy.train(training)
+    def piece(part: slice, asked: slice, own: numpy.ndarray) -> dict[str, Tensor]:
+        return _play_rows(policy, prompts[asked], own, turns[part], None if draws is None else draws[part], how, rules)
+
+    return by_pieces(policy, owner, piece)
 
 
 def _play_rows(

@@ -17,7 +17,7 @@ from gradflow.language.diagnostics import mistake
 from gradflow.library.catalogue import FieldSpec, catalogue
 from gradflow.passes import values as v
 from gradflow.passes.suggestions import head
-from gradflow.procedures.acts import Draw, Hold, Loop, Text, WorldCall
+from gradflow.procedures.acts import Draw, Hold, Text, WorldCall
 
 if TYPE_CHECKING:
     from gradflow.passes.expressions import Elaborator
@@ -198,4 +198,4 @@ def misplaced_choice(statement: s.When) -> Exception:
     )  # fmt: skip
 
 
-__all__ = ["Batch", "Loop", "acted", "actions_of", "declarations", "does_act", "rows_where", "world_call"]
+__all__ = ["Batch", "acted", "actions_of", "declarations", "does_act", "rows_where", "world_call"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import gradflow
-from gradflow.library import tools, turns
+from gradflow.library import sampling, tools
 from gradflow.library.agent_tests import agent_pass_at_1, tool_demonstrations
 from gradflow.library.agents import agent
 from gradflow.library.language_models import CharacterTokenizer
@@ -158,7 +158,7 @@ def test_scores_are_those_of_the_sampler(tasks: Tasks, policy: Any) -> None:
 @pytest.mark.parametrize("rows", [1, 5])
 def test_a_response_does_not_depend_on_those_beside_it(tasks: Tasks, policy: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = drawn(policy, tasks, group=6)
-    monkeypatch.setattr(turns, "ROWS", rows)
+    monkeypatch.setattr(sampling, "ROWS", rows)
     pieces = drawn(policy, tasks, group=6)
     assert pieces["action"].equal(whole["action"]) and pieces["turn"].equal(whole["turn"])
     picked = tasks.draw(1, 2, 4)
