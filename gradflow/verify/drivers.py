@@ -83,13 +83,18 @@ def bound_parameters(e: Elaborator, definition: s.Definition, home: Module, para
     return bind_parameters(e, definition, home.scope(), given, {}, definition.name_span)
 
 
-def input_type(e: Elaborator, statement: s.Input, name: str, value: numpy.ndarray, sizes: dict[str, int]) -> tuple[Type, numpy.ndarray]:
-    """The type of an input by its declaration and the array at hand, which may lack the last axes; index maps are numbered from 0."""
+def input_type(
+    e: Elaborator, statement: s.Input, name: str, value: numpy.ndarray, sizes: dict[str, int], whole: bool = False
+) -> tuple[Type, numpy.ndarray]:
+    """The type of an input by its declaration and the array at hand, which may lack the last axes; index maps are numbered from 0.
+
+    Bare axes are real, so that whole numbers have gradients too; `whole`: what a record holds as whole numbers may number entries, and stays whole.
+    """
     option = statement.type.options[0]
     items = option.axes.items if option.axes is not None else ()
     if value.ndim > len(items) and option.axes is not None:
         raise mistake("E0303", statement.span, f"`{name}` has {len(items)} axes, {value.ndim} given")
-    base = "bool" if option.base == "bool" else "int" if value.dtype.kind in "iub" and option.base != "real" else "real"
+    base = "int" if whole and option.base is None and value.dtype.kind in "iub" else option.base or "real"
     axes = (
         tuple(Axis(items[i].name, n) for i, n in enumerate(value.shape))
         if option.axes is not None
@@ -224,7 +229,7 @@ def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, 
         for name in statement.names if isinstance(statement, s.Input) else ():
             given = inputs[name] if name in inputs else series(name, inputs)
             if given is not None:
-                type_, value = input_type(e, statement, name, numpy.asarray(given), sizes)  # type: ignore[arg-type]
+                type_, value = input_type(e, statement, name, numpy.asarray(given), sizes, whole=True)  # type: ignore[arg-type]
                 bound[f"#{name}"] = type_
                 arrays[name] = value
     program = PipelineElaborator(definition, home.scope(), bound, e).program()
