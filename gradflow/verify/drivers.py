@@ -91,16 +91,19 @@ def given_inputs(definition: s.Definition, inputs: Arrays) -> list[tuple[s.Input
     return sorted(there, key=lambda one: (axes := one[0].type.options[0].axes) is not None and axes.target is not None)
 
 
-def input_type(e: Elaborator, statement: s.Input, name: str, value: numpy.ndarray, sizes: dict[str, int]) -> tuple[Type, numpy.ndarray]:
+def input_type(
+    e: Elaborator, statement: s.Input, name: str, value: numpy.ndarray, sizes: dict[str, int], whole: bool = False
+) -> tuple[Type, numpy.ndarray]:
     """The type of an input by its declaration and the array at hand, which may lack the last axes.
 
     What an index map holds are places on the axis it points to where another input has that axis, else names that are numbered from 0.
+    Bare axes are real, so that whole numbers have gradients too; `whole`: what a record holds as whole numbers may number entries, and stays whole.
     """
     option = statement.type.options[0]
     items = option.axes.items if option.axes is not None else ()
     if value.ndim > len(items) and option.axes is not None:
         raise mistake("E0303", statement.span, f"`{name}` has {len(items)} axes, {value.ndim} given")
-    base = "bool" if option.base == "bool" else "int" if value.dtype.kind in "iub" and option.base != "real" else "real"
+    base = "int" if whole and option.base is None and value.dtype.kind in "iub" else option.base or "real"
     axes = (
         tuple(Axis(items[i].name, n) for i, n in enumerate(value.shape))
         if option.axes is not None
@@ -233,7 +236,7 @@ def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, 
     arrays: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     for statement, name, given in given_inputs(definition, inputs):
-        type_, value = input_type(e, statement, name, given, sizes)
+        type_, value = input_type(e, statement, name, given, sizes, whole=True)
         bound[f"#{name}"] = type_
         arrays[name] = value
     program = PipelineElaborator(definition, home.scope(), bound, e).program()
