@@ -88,7 +88,7 @@ def segments(op: str, x: Tensor, index: Tensor, over: int, size: int | None) -> 
     if size is None:
         size = entries(index)
     lead = x.shape[: x.dim() - over]
-    rows = x.reshape(math.prod(lead), -1)
+    rows = x.reshape(math.prod(lead), math.prod(x.shape[len(lead) :]))
     target = torch.full((rows.shape[0], size), _neutral(op, x.dtype), dtype=x.dtype, device=x.device)
     places = index.expand(x.shape[x.dim() - index.dim() :])
     if op == "sum" and index.dim() == over:
