@@ -163,7 +163,7 @@ def ranks(x: Tensor, dims: Sequence[int], descending: bool) -> Tensor:
     """The place of each entry in the sorted order of the flattened `dims`, 0 first; equal entries keep their order."""
     last = list(range(x.dim() - len(dims), x.dim()))
     moved = x.movedim(list(dims), last)
-    flat = moved.reshape(*moved.shape[: x.dim() - len(dims)], -1)
+    flat = moved.flatten(x.dim() - len(dims)) if dims else moved.unsqueeze(-1)
     places = order(flat, -1, descending)
     place = torch.empty_like(places)
     place.scatter_(-1, places, torch.arange(flat.shape[-1], device=x.device).expand_as(places))
