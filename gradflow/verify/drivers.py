@@ -131,7 +131,7 @@ def drive_function(home: Module, definition: s.Definition, params: Mapping[str, 
     e = Elaborator()
     bound = bound_parameters(e, definition, home, params)
     supplied: dict[str, Any] = {}
-    arrays: dict[tuple[str, ...], Any] = {}
+    arrays: dict[tuple[str, ...], Any] = {("clock", "tick"): 0, ("clock", "seed"): 0}  # for what it draws itself
     sizes: dict[str, int] = {}
     spread: set[str] = set()  # the axes along which a series was stacked
     for statement, name, given in given_inputs(definition, inputs):
