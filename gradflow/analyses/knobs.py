@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gradflow.analyses.origins import Origins, draws_responses, option
+from gradflow.analyses.origins import Drawn, Origins, draws_responses, option
 from gradflow.analyses.places import Places
 from gradflow.analyses.weights import counting
 from gradflow.graph.graph import Node, Region, depends, ordered
@@ -68,11 +68,18 @@ def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: S
 
 
 def _sampler(node: Node, origins: Origins, trained: set[str]) -> str | None:
-    """The policy, trained at one place only, of which a value is the `logp_old` of samples, as `score` says it of them under the same parameters."""
-    drawn = origins.drawn(node) or []
-    plain = all(draws_responses(one.call) and one.field == "logp_old" and option(one.call, "scored_at") == 1 for one in drawn)
-    policies = {one.call.models.get("policy", "") for one in drawn}
-    return policies.pop() if plain and len(policies) == 1 and policies <= trained else None
+    """The policy, trained at one place only, that says this of samples when they are drawn: their `logp_old`, or `score` in a function."""
+    found = {_said_by(end) for end in origins.ends(node)}
+    policy = found.pop() if len(found) == 1 else None
+    return policy if policy in trained else None
+
+
+def _said_by(end: Drawn | Node) -> str | None:
+    if isinstance(end, Drawn):
+        plain = draws_responses(end.call) and end.field == "logp_old" and option(end.call, "scored_at") == 1
+        return end.call.models.get("policy") if plain else None
+    plain = end.op == "model" and end["output"] == "logp" and not end["options"] and end.inputs[0].op == "source"
+    return end["model"] if plain else None
 
 
 def _at_the_sampler(region: Region, origins: Origins, trained: set[str]) -> dict[int, Any]:
@@ -82,9 +89,7 @@ def _at_the_sampler(region: Region, origins: Origins, trained: set[str]) -> dict
         inputs = [known.get(below.id) for below in node.inputs]
         if node.op == "const":
             known[node.id] = node["value"]
-        elif node.op == "model" and node["output"] == "logp" and not node["options"] and node.inputs[0].op == "source":
-            known[node.id] = f"logp of {node['model']}"
-        elif node.op == "source" and node.type.base == "real" and (policy := _sampler(node, origins, trained)) is not None:
+        elif node.op in ("model", "source") and node.type.base == "real" and (policy := _sampler(node, origins, trained)) is not None:
             known[node.id] = f"logp of {policy}"
         elif node.op == "sub" and isinstance(inputs[0], str) and inputs[0] == inputs[1]:
             known[node.id] = 0.0
