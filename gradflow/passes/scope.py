@@ -19,8 +19,9 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.language.parser import parse
 from gradflow.language.source import Source
+from gradflow.language.syntax_words import KINDS
 
-HEADER = re.compile(r"^(function|objective|estimator|projection|update|exchange|topology|format|schedule|pipeline|claim)[ \t]+([A-Za-z_]\w*)", re.M)
+HEADER = re.compile(rf"^({'|'.join(KINDS)})[ \t]+([A-Za-z_]\w*)", re.M)
 
 
 def standard_folder() -> Path:
