@@ -17,8 +17,8 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Diagnostic, Mistake, mistake
 from gradflow.library.catalogue import ModelSpec
 from gradflow.passes import values as v
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import Body
-from gradflow.passes.calls import declared_axes
 from gradflow.passes.expressions import NUMBERS, Elaborator
 from gradflow.passes.patterns import match
 from gradflow.passes.scope import Scope

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gradflow.graph.graph import Node, Region, depends
-from gradflow.graph.types import Axis, AxisConflict, Type, union
+from gradflow.graph.graph import Node
+from gradflow.graph.types import Axis, AxisConflict
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.passes.calls import bind_parameters, declared_axes, unbuilt
+from gradflow.passes.axes import bind_axes
+from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion
@@ -330,7 +331,7 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
 def idle_axes(e: Elaborator, scope: Scope) -> list[str]:
     """Axes that inputs declare and no value has: whatever lacks such an axis is a single entry of it."""
     pointed = {m.type.target.name for m in scope.maps}
-    return [name for name, axis in scope.axes.items() if axis.size is None and name not in pointed and e.holder(name, scope) is None]
+    return [name for name, axis in scope.axes.items() if axis.size is None and name not in pointed and scope.holder(name) is None]
 
 
 def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[str, str], span: Any) -> Any:
@@ -398,56 +399,3 @@ def bind_input(
         scope.names[name] = value
         if isinstance(value, Node) and value.type.target is not None:
             scope.maps.append(value)
-
-
-def bind_axes(e: Elaborator, value: Any, axes: s.Axes, scope: Scope, renamed: dict[str, str], span: Any) -> Any:
-    """Gives a value the axis names that the body uses: by name where they coincide, else by position from the last; others are lifted.
-
-    `renamed`, the caller's names to the body's, is added to. A default is made of the body's own names: none of them is the caller's.
-    """
-    value = e.tensor(value)
-    if not isinstance(value, Node):
-        for item in axes.items:
-            scope.axes.setdefault(item.name, Axis(item.name, None))
-        return value
-    wanted = [item for item in axes.items if not item.spliced]
-    names = [item.name for item in wanted]
-    outer = {inner: o for o, inner in renamed.items()}
-    value = e.ops.rename(value, {o: i for o, i in renamed.items() if value.type.has(o) and i in names and not value.type.has(i)})
-    missing = [n for n in names if not value.type.has(n) and n not in outer]
-    free = [a.name for a in value.type.axes if a.name not in names and a.name not in renamed.values()]
-    if missing and len(free) >= len(missing) and len(value.type.axes) >= len(names):
-        mapping = dict(zip(free[len(free) - len(missing) :], missing, strict=True))
-        renamed.update(mapping)
-        value = e.ops.rename(value, mapping)
-    for item in wanted:
-        if value.type.has(item.name):
-            known = scope.axes.get(item.name)
-            axis = value.type.axis(item.name)
-            scope.axes[item.name] = axis if known is None or known.size is None else union((known,), (axis,))[0]
-        else:
-            scope.axes.setdefault(item.name, Axis(item.name, None))
-    if axes.target is not None:
-        value = _as_map(e, value, axes.target, renamed, scope, span)
-    return value
-
-
-def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], scope: Scope, span: Any) -> Node:
-    if value.type.base != "int":
-        raise mistake(
-            "E0310", span, f"an index map `[.. -> {target}]` is needed, this is {v.kind_name(value)}",
-            why="a map says for each entry which group it is in, by number",
-            fix="pass the field that says so, such as `samples.group`",
-        )  # fmt: skip
-    current = value.type.target
-    if current is None:
-        value = e.ops.make("rename", (value,), Type("int", value.type.axes, scope.axes.get(target, Axis(target, None))))
-    elif current.name != target:
-        renamed[current.name] = target
-        value = e.ops.rename(value, {current.name: target})
-    assert value.type.target is not None
-    scope.axes[target] = value.type.target
-    return value
-
-
-__all__ = ["Body", "Region", "bind_axes", "bind_parameters", "declared_axes", "depends", "is_live", "run_function"]

@@ -11,62 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from gradflow.graph.graph import Node
-from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import axes_of_bound
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.names import Unapplied
 from gradflow.passes.parameters import argument, check_domain
-from gradflow.passes.scope import Module, Scope
+from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
 
 STAGE_DEFINITIONS = ("estimator", "projection", "exchange", "update")
-
-
-def definition_value(e: Elaborator, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
-    """What a name means that is no local one: a definition here or in the library, a primitive, a built-in."""
-    from gradflow.builtins.functions import BUILTINS
-
-    found = scope.find(name, _inside(scope))
-    if found is not None:
-        return True, _definition(e, *found)
-    if name in ("backprop", "nothing"):
-        return True, v.BuiltinStage(name, node.span)
-    if name in BUILTINS:
-        return True, v.Builtin(name)
-    from gradflow.library.catalogue import catalogue
-
-    if name in catalogue():
-        return True, v.Primitive(name)
-    return False, None
-
-
-def _inside(scope: Scope) -> s.Definition | None:
-    current: Scope | None = scope
-    while current is not None:
-        inside = current.names.get("#definition")
-        if inside is not None:
-            return inside
-        current = current.parent
-    return None
-
-
-def _definition(e: Elaborator, definition: s.Definition, module: Module) -> Any:
-    """A definition named without a call. Parameters keep their defaults where it is used."""
-    scope = module.scope()
-    if definition.kind in ("function", "objective"):
-        return v.Function(definition, scope)
-    if definition.kind in STAGE_DEFINITIONS:
-        return _Unapplied(definition, scope)
-    return _Unapplied(definition, scope)
-
-
-class _Unapplied:
-    """A stage, topology or pipeline named but not called; calling it with no arguments takes the defaults."""
-
-    def __init__(self, definition: s.Definition, scope: Scope):
-        self.definition = definition
-        self.scope = scope
 
 
 def call(e: Elaborator, node: s.Call, scope: Scope) -> Any:
@@ -83,7 +38,7 @@ def call(e: Elaborator, node: s.Call, scope: Scope) -> Any:
         return call_function(e, callee, node, scope, lenient=_is_value(node.callee, scope))
     if isinstance(callee, v.LambdaValue):
         return _call_lambda(e, callee, node, scope)
-    if isinstance(callee, _Unapplied):
+    if isinstance(callee, Unapplied):
         return apply_definition(e, callee.definition, callee.scope, node.args, scope, node.span)
     if isinstance(callee, v.StageCall):
         return callee.run(*(e.tensor(e.evaluate(arg.value, scope), arg.value) for arg in node.args))
@@ -176,7 +131,7 @@ def bind_parameters(
 
 def applied(e: Elaborator, value: Any, span: Any) -> Any:
     """A definition that was only named, called with its defaults."""
-    if isinstance(value, _Unapplied):
+    if isinstance(value, Unapplied):
         with e.anchoring(span):
             return apply_definition(e, value.definition, value.scope, (), value.scope, span)
     return value
@@ -256,7 +211,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     inner = home.child(definition.name)
     inner.names.update(bound)
     inner.names["#definition"] = definition
-    inner.axes.update(_axes_of_bound(definition, bound))
+    inner.axes.update(axes_of_bound(definition, bound))
     if definition.kind == "topology":
         from gradflow.topologies.links import build_topology
 
@@ -310,7 +265,7 @@ def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope,
     inner = function.scope.child(definition.name)
     inner.names.update(bound)
     inner.names["#definition"] = definition
-    inner.axes.update(_axes_of_bound(definition, bound))
+    inner.axes.update(axes_of_bound(definition, bound))
     target = applied(e, e.evaluate(definition.value, inner), definition.value.span)
     if plain and (lenient or not rest):
         return target
@@ -424,18 +379,6 @@ def call_values(e: Elaborator, function: Any, span: Any, *values: Any, **named: 
     return run_body(e, v.Function(definition, function.scope, bound), supplied, span)
 
 
-def _axes_of_bound(definition: s.Definition, bound: dict[str, Any]) -> dict[str, Axis]:
-    """Axes that the types of parameters name, with the sizes that the bound values give them."""
-    axes: dict[str, Axis] = {}
-    for param in definition.params:
-        value = bound.get(param.name)
-        for option in param.type.options if param.type else ():
-            for item in option.axes.items if option.axes else ():
-                if isinstance(value, Node) and value.type.has(item.name):
-                    axes[item.name] = value.type.axis(item.name)
-    return axes
-
-
 def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[str, Any]:
     """What stands behind the dot. Values may be callables: made only when asked for."""
     if isinstance(value, v.Record):
@@ -466,44 +409,3 @@ def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[st
         "E0202", node.name_span, f"{v.kind_name(value)} has no fields", why="records, data sets, topologies and stages have fields",
         fix="use the value itself, without `.`",
     )  # fmt: skip
-
-
-def declared_axes(e: Elaborator, axes: s.Axes, scope: Scope) -> tuple[tuple[Axis, ...], Axis | None]:
-    """An axis list with its sizes evaluated; `[grad]` and `[x]` splice the axes of a value, names already in scope keep their size."""
-    found: list[Axis] = []
-    for item in axes.items:
-        size = e.evaluate(item.size, scope) if item.size is not None else None
-        if item.size is None:
-            spliced = spliced_axes(e, item, scope)
-            if spliced is not None:
-                found.extend(spliced)
-                continue
-        known = scope.axes.get(item.name)
-        number = size if isinstance(size, int) else known.size if known is not None else None
-        found.append(Axis(item.name, number))
-    target = None
-    if axes.target is not None:
-        target = scope.axes.get(axes.target, Axis(axes.target, None))
-    return union(tuple(found)), target
-
-
-def spliced_axes(e: Elaborator, item: s.AxisItem, scope: Scope) -> tuple[Axis, ...] | None:
-    """The axes of the value that an axis item names (`[grad]`, `[train.x]`), or None where it names an axis."""
-    parts = item.name.split(".")
-    if item.name in scope.axes:
-        return None
-    tree: s.Expr = s.Name(item.span, parts[0])
-    for part in parts[1:]:
-        tree = s.Field(item.span, tree, part, item.span)
-    found, value = scope.local(parts[0])
-    if not found and scope.frame is not None:
-        special = scope.frame.special(parts[0], item)
-        found, value = special is not None, special
-    if not found:
-        return None
-    value = e.tensor(e.evaluate(tree, scope), tree)
-    return value.type.axes if isinstance(value, Node) else ()
-
-
-def as_type(node: Any) -> Type:
-    return node.type if isinstance(node, Node) else Type("real")

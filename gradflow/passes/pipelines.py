@@ -7,7 +7,7 @@ in the order of the text, flows of the pipeline before those of a `train` block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,12 @@ from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, Report, mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import unpacked
-from gradflow.passes.calls import declared_axes, unbuilt
+from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.flows import ElaboratedFlow, elaborate_flow
+from gradflow.passes.formulas import Formula, force
 from gradflow.passes.models import declare_primitive
 from gradflow.passes.place import split_rollout
 from gradflow.passes.scope import Scope
@@ -36,42 +38,6 @@ UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "roll
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts", "events", "time")
 SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro", "whole"}
 WORDS = {"precision": ("float32", "float64", "bfloat16"), "whole": ("group",)}  # settings that are one of these
-
-
-@dataclass(eq=False)
-class Formula:
-    """A live name of a pipeline. Read again, it is evaluated again unless nothing about the moment has changed."""
-
-    e: Elaborator
-    tree: s.Expr
-    scope: Scope
-    name: str
-    memo: dict[Any, Any] = field(default_factory=dict)
-    busy: bool = False
-
-    def read(self) -> Any:
-        if None in self.memo:
-            return self.memo[None]
-        c = self.e.context
-        axes = tuple(sorted((k, tuple(a.name for a in x)) for k, x in self.e.model_axes.items()))
-        key = (tuple(sorted((k, n.id) for k, n in c.parameters.items())), c.nodes, c.fresh, c.batch, axes)
-        if key not in self.memo:
-            if self.busy:
-                raise mistake(
-                    "E0210", self.tree.span, f"`{self.name}` is defined by itself", why="formulas cannot go round in a circle",
-                    fix="break the circle: what carries over from step to step is `state`, in a stage",
-                )  # fmt: skip
-            self.busy = True
-            try:
-                value = self.e.evaluate(self.tree, self.scope)
-            finally:
-                self.busy = False
-            self.e.remember(value)
-            if isinstance(value, v.STAGES):
-                self.memo[None] = value
-            self.memo[key] = value
-            return value
-        return self.memo[key]
 
 
 class PipelineElaborator:
@@ -237,7 +203,7 @@ class PipelineElaborator:
         if head == "copy":
             first = tree.args[0].value if tree.args else None  # type: ignore[union-attr]
             found, other = scope.local(first.id) if isinstance(first, s.Name) else (False, None)
-            other = self.e.force(other)
+            other = force(other)
             if not found or not isinstance(other, v.Model):
                 raise mistake(
                     "E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`",
@@ -503,6 +469,3 @@ def stored(update: p.Update, wanted: set[str]) -> p.Update:
 
 def _no_module(seed: int) -> Any:
     raise RuntimeError("a free tensor has no module")
-
-
-__all__ = ["Formula", "PipelineElaborator"]

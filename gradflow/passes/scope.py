@@ -14,6 +14,7 @@ from os.path import abspath, normpath
 from pathlib import Path
 from typing import Any
 
+from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
@@ -160,6 +161,16 @@ class Scope:
         while scope is not None:
             yield from scope.names
             scope = scope.parent
+
+    def holder(self, axis: str) -> Node | None:
+        """Some value in scope that has the axis, to read its length off."""
+        scope: Scope | None = self
+        while scope is not None:
+            for value in scope.names.values():
+                if isinstance(value, Node) and value.type.has(axis):
+                    return value
+            scope = scope.parent
+        return None
 
     def find(self, name: str, inside: s.Definition | None = None) -> tuple[s.Definition, Module] | None:
         """The definition a name means here. Inside its own definition a name means the outer one: there is no recursion to mean."""

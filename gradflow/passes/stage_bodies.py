@@ -15,9 +15,11 @@ from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import Body
-from gradflow.passes.calls import declared_axes, unbuilt
+from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import NUMBERS
+from gradflow.passes.names import clock_node
 from gradflow.passes.scope import Scope
 from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
 from gradflow.passes.suggestions import head, listed, suggestion
@@ -363,7 +365,7 @@ class StageBody(Body):
             return read
         if constant is None:
             start = self.e.ops.expand(self.retarget(init, target), type_.axes)
-            first = self.e.ops.elementwise("eq", self.e._clock("t", self.flow.name), 1)
+            first = self.e.ops.elementwise("eq", clock_node(self.e, "t", self.flow.name), 1)
             read = self.e.ops.constant(self.e.ops.choose(first, start, read))
         read = self.carried(read)
         slot = StateSlot(key, type_, constant, read)

@@ -11,7 +11,8 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.passes import values as v
-from gradflow.passes.bodies import Body, bind_axes
+from gradflow.passes.axes import bind_axes
+from gradflow.passes.bodies import Body
 from gradflow.passes.calls import call_values, unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
