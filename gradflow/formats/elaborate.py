@@ -182,9 +182,7 @@ def _pulled_back(e: Elaborator, value: Node, trained: dict[str, Type]) -> Region
 
 
 def _body(e: Elaborator, format_: v.Stage, axes: tuple[Axis, ...], value: Node | None) -> FormatBody:
-    scope = format_.scope.child(format_.name)
-    scope.names.update(format_.bound)
-    scope.names["#definition"] = format_.definition
+    scope = format_.scope.inside(format_.definition, format_.bound)
     scope.axes = {axis.name: axis for axis in axes}
     body = FormatBody(e, scope, format_.name, value)
     body.run(format_.definition.body or ())

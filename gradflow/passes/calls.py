@@ -1,7 +1,7 @@
 """Calls of definitions: functions, objectives, stages, topologies, pipelines; models and library primitives.
 
-Positional arguments are the inputs if a definition has any, else its parameters; names work for both; a record supplies inputs by name,
-and so does the record of the objective that a function value stands in.
+Which argument is for what is said in `arguments.py`; what a call leaves out comes from the record of the objective that it stands in, or is
+the default.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.arguments import match_arguments, split_arguments, unknown_parameter
 from gradflow.passes.axes import axes_of_bound
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.functions import run_function
 from gradflow.passes.names import Unapplied
 from gradflow.passes.parameters import argument, check_domain
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import listed, unbuilt
 
 STAGE_DEFINITIONS = ("estimator", "projection", "exchange", "update")
 
@@ -108,8 +110,7 @@ def bind_parameters(
 ) -> dict[str, Any]:
     """Values of all parameters: given here, bound before, or the default, evaluated where the definition stands."""
     bound: dict[str, Any] = {}
-    inner = home.child(definition.name)
-    inner.names["#definition"] = definition
+    inner = home.inside(definition)
     for param in definition.params:
         if param.name in given:
             tree, value, scope = given[param.name]
@@ -137,59 +138,6 @@ def applied(e: Elaborator, value: Any, span: Any) -> Any:
     return value
 
 
-def match_arguments(definition: s.Definition, args: tuple[s.Arg, ...], scope: Scope) -> dict[str, tuple[s.Expr | None, Any, Scope]]:
-    """Arguments to the parameters of a definition without inputs, by place and by name."""
-    names = [param.name for param in definition.params]
-    given: dict[str, tuple[s.Expr | None, Any, Scope]] = {}
-    place = 0
-    for arg in args:
-        if arg.name is None:
-            if place >= len(names):
-                raise mistake(
-                    "E0401", arg.span, f"`{definition.name}` takes {len(names)} argument{'s' * (len(names) != 1)}", label="one too many",
-                    why=_takes(definition), fix="remove it" if names else f"write `{definition.name}()`",
-                )  # fmt: skip
-            name = names[place]
-            place += 1
-        else:
-            name = arg.name
-        if name not in names:
-            raise unknown_parameter(definition, arg, names)
-        if name in given:
-            raise _twice(definition, name, arg)
-        if isinstance(arg.value, s.Slice):
-            raise mistake(
-                "E0304", arg.value.span, "a range `a .. b` is no argument", why="it only says which part of an axis an index takes",
-                fix="use it inside an index: `x[row: 0 .. 4]`",
-            )  # fmt: skip
-        given[name] = (arg.value, None, scope)
-    return given
-
-
-def unknown_parameter(definition: s.Definition, arg: s.Arg, names: list[str]) -> Exception:
-    if arg.name is None:
-        return mistake(
-            "E0401", arg.span, f"`{definition.name}` takes no more arguments", why=_takes(definition), fix="remove it, or name what it is for",
-        )  # fmt: skip
-    place = head(arg.span, arg.name)
-    why = f"it takes {listed(names)}" if names else _takes(definition)
-    return mistake(
-        "E0404", place, f"`{definition.name}` has no parameter `{arg.name}`", why=why,
-        **suggestion(place, arg.name, names, "remove it" if not names else "use one of these"),
-    )  # fmt: skip
-
-
-def _twice(definition: s.Definition, name: str, arg: s.Arg) -> Exception:
-    return mistake(
-        "E0403", arg.span, f"`{name}` is given twice", why=f"`{definition.name}` takes {listed(p.name for p in definition.params)}, each once",
-        fix="remove one of the two",
-    )  # fmt: skip
-
-
-def _takes(definition: s.Definition) -> str:
-    return f"it takes {listed(p.name for p in definition.params)}" if definition.params else "it takes no parameters"
-
-
 def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
     """A stage, topology, pipeline (or alias of one) with its arguments. Every topology also takes `weights: ..`, a function of the graph."""
     if definition.kind in STAGE_DEFINITIONS and any(isinstance(one, s.Input) for one in definition.body or ()):
@@ -208,9 +156,7 @@ def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args:
 
 
 def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict[str, Any], span: Any) -> Any:
-    inner = home.child(definition.name)
-    inner.names.update(bound)
-    inner.names["#definition"] = definition
+    inner = home.inside(definition, bound)
     inner.axes.update(axes_of_bound(definition, bound))
     if definition.kind == "topology":
         from gradflow.topologies.links import build_topology
@@ -226,11 +172,6 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     raise unbuilt(span, f"{definition.kind}s cannot be used yet", f"leave `{definition.name}` out of what runs")
 
 
-def unbuilt(span: Any, what: str, fix: str) -> Exception:
-    """What the language has and this version cannot run."""
-    return mistake("E0901", span, what, why="this is part of the language and parses, but this version of gradflow cannot run it", fix=fix)
-
-
 # ---- functions and objectives
 
 
@@ -244,13 +185,13 @@ def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scop
         args = tuple(a for a in node.args if not lenient or a.name is None or a.name in params)
         given = match_arguments(definition, args, scope)
         bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
-        return run_body(e, v.Function(definition, function.scope, bound), {}, node.span)
-    given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
+        return run_function(e, v.Function(definition, function.scope, bound), {}, node.span)
+    given, supplied = split_arguments(e, function, node, scope, inputs, params, lenient)
     bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
     configured = v.Function(definition, function.scope, bound)
     if not supplied and not any(arg.name is None or arg.name not in params for arg in node.args):  # what a function value drops is a call too
         return configured
-    return run_body(e, configured, supplied, node.span)
+    return run_function(e, configured, supplied, node.span)
 
 
 def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope, lenient: bool) -> Any:
@@ -262,9 +203,7 @@ def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope,
     own = tuple(arg for arg in node.args if (arg.name in names if arg.name else plain))
     rest = tuple(arg for arg in node.args if arg not in own)
     bound = bind_parameters(e, definition, function.scope, match_arguments(definition, own, scope), function.bound, node.span)
-    inner = function.scope.child(definition.name)
-    inner.names.update(bound)
-    inner.names["#definition"] = definition
+    inner = function.scope.inside(definition, bound)
     inner.axes.update(axes_of_bound(definition, bound))
     target = applied(e, e.evaluate(definition.value, inner), definition.value.span)
     if plain and (lenient or not rest):
@@ -288,76 +227,6 @@ def _is_formula(e: Elaborator, function: v.Function) -> bool:
     return True
 
 
-def _split_arguments(
-    e: Elaborator, function: v.Function, node: s.Call, scope: Scope, inputs: list[str], params: list[str], lenient: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of a call to parameters and inputs; records spread over the inputs that they have fields for."""
-    given: dict[str, Any] = {}
-    supplied: dict[str, Any] = {}
-    records: list[v.Record] = []
-    wholes = {name for one in function.inputs for name in one.names if one.type.options[0].base in ("data", "record")}  # taken as they are
-    place = 0
-    for arg in node.args:
-        if arg.name is None:
-            value = _input_value(e, arg, scope)
-            while place < len(inputs) and inputs[place] in supplied:
-                place += 1
-            if isinstance(value, v.Data | v.Record) and place < len(inputs) and inputs[place] in wholes:
-                supplied[inputs[place]] = value
-                continue
-            if isinstance(value, v.Data):
-                from gradflow.passes.models import data_record
-
-                value = data_record(e, value, scope)
-            if isinstance(value, v.Record) and value.value is None:
-                records.append(value)
-                continue
-            if place >= len(inputs):
-                raise mistake(
-                    "E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", label="one too many",
-                    why=f"the inputs are {listed(inputs)}; parameters are given by name",
-                    fix=f"name it: `{params[0]}: ..`" if params else "remove it",
-                )  # fmt: skip
-            supplied[inputs[place]] = value
-        elif arg.name in given or arg.name in supplied:
-            raise _twice(function.definition, arg.name, arg)
-        elif arg.name in params:
-            given[arg.name] = (arg.value, None, scope)
-        elif arg.name in inputs:
-            supplied[arg.name] = _input_value(e, arg, scope)
-        elif not lenient:
-            raise unknown_parameter(function.definition, arg, [*params, *inputs])
-    for record in records:
-        supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
-        for name in inputs:
-            if name in record.fields and name not in supplied:
-                supplied[name] = record.fields[name]
-        if not any(name in record.fields for name in inputs):
-            raise _no_field_fits(function, record, node, inputs)
-    return given, supplied
-
-
-def _input_value(e: Elaborator, arg: s.Arg, scope: Scope) -> Any:
-    """An input that nobody supplied may be handed on by its name: it is missed where it is read."""
-    absent = scope.local(arg.value.id)[1] if isinstance(arg.value, s.Name) else None
-    return absent if isinstance(absent, v.Missing) else e.evaluate(arg.value, scope)
-
-
-def _no_field_fits(function: v.Function, record: v.Record, node: s.Call, inputs: list[str]) -> Exception:
-    return mistake(
-        "E0206", node.span, f"nothing in this record is an input of `{function.name}`",
-        why=f"it has {listed(record.fields) or 'no fields'}; `{function.name}` takes {listed(inputs)}",
-        fix=f"pass a field by name: `{inputs[0]}: record.field`",
-    )  # fmt: skip
-
-
-def run_body(e: Elaborator, function: v.Function, supplied: dict[str, Any], span: Any) -> Any:
-    """Evaluates the body of a function or objective with its inputs; the result's axes carry the caller's names."""
-    from gradflow.passes.bodies import run_function
-
-    return run_function(e, function, supplied, span)
-
-
 def call_values(e: Elaborator, function: Any, span: Any, *values: Any, **named: Any) -> Any:
     """Calls a function value with values already at hand."""
     if isinstance(function, v.LambdaValue):
@@ -367,45 +236,11 @@ def call_values(e: Elaborator, function: Any, span: Any, *values: Any, **named: 
     definition = function.definition
     if definition.value is not None:
         bound = bind_parameters(e, definition, function.scope, {}, function.bound, span)
-        inner = function.scope.child(definition.name)
-        inner.names.update(bound)
-        inner.names["#definition"] = definition
+        inner = function.scope.inside(definition, bound)
         return call_values(e, e.evaluate(definition.value, inner), span, *values, **named)
     names = [name for statement in function.inputs for name in statement.names]
     bound = bind_parameters(
         e, definition, function.scope, {k: (None, x, function.scope) for k, x in named.items() if k not in names}, function.bound, span
     )
     supplied = dict(zip(names, values, strict=False)) | {k: x for k, x in named.items() if k in names}
-    return run_body(e, v.Function(definition, function.scope, bound), supplied, span)
-
-
-def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[str, Any]:
-    """What stands behind the dot. Values may be callables: made only when asked for."""
-    if isinstance(value, v.Record):
-        return {**value.fields, **value.texts}
-    if isinstance(value, v.StageCall):
-        return value.fields
-    if isinstance(value, v.Data):
-        from gradflow.passes.models import data_fields
-
-        return data_fields(e, value)
-    if isinstance(value, v.Model):
-        return dict(value.spec.facts)
-    if isinstance(value, v.Topology):
-        from gradflow.topologies.links import topology_fields
-
-        return topology_fields(e, value, scope)
-    if isinstance(value, v.STAGES):
-        from gradflow.passes.properties import property_fields
-
-        called: dict[str, Any] = {n: e.ops.source(t, kind, f, k) for n, (kind, f, k, t) in e.stage_values.get(id(value), {}).items()}
-        if scope.frame is not None and scope.frame.flow is not None:
-            called = scope.frame.flow.called.get(f"#{id(value)}", {})
-        return called | property_fields(e, value, scope.frame)
-    other = getattr(value, "fields", None)
-    if callable(other):
-        return other()
-    raise mistake(
-        "E0202", node.name_span, f"{v.kind_name(value)} has no fields", why="records, data sets, topologies and stages have fields",
-        fix="use the value itself, without `.`",
-    )  # fmt: skip
+    return run_function(e, v.Function(definition, function.scope, bound), supplied, span)

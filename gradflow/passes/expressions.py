@@ -18,9 +18,9 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Diagnostic, Label, Mistake, Report, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.passes.names import definition_value, named
+from gradflow.passes.fields import field_value
+from gradflow.passes.names import named
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import listed, suggestion
 
 NUMBERS = (bool, int, float)
 OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "and": "and", "or": "or"}
@@ -248,26 +248,7 @@ class Elaborator:
         return v.FirstFitting(tuple(stage_value(self, option, scope) for option in node.options), node.span)
 
     def _field(self, node: s.Field, scope: Scope) -> Any:
-        if isinstance(node.value, s.Name) and not scope.local(node.value.id)[0]:
-            imported = scope.imported(node.value.id, node)
-            if imported is not None:
-                found, value = definition_value(self, node.name, imported.scope(), node)
-                if found:
-                    return value
-        value = self.evaluate(node.value, scope)
-        return self.field_of(value, node, scope)
-
-    def field_of(self, value: Any, node: s.Field, scope: Scope) -> Any:
-        from gradflow.passes.calls import fields_of
-
-        fields = fields_of(self, value, node, scope)
-        if node.name in fields:
-            found = fields[node.name]
-            return found() if callable(found) and not isinstance(found, type) else found
-        raise mistake(
-            "E0202", node.name_span, f"{v.kind_name(value)} has no field `{node.name}`", why=f"it has {listed(sorted(fields)) or 'no fields at all'}",
-            **suggestion(node.name_span, node.name, fields, "use one of its fields" if fields else "use the value itself, without `.`"),
-        )  # fmt: skip
+        return field_value(self, node, scope)
 
     def _index(self, node: s.Index, scope: Scope) -> Any:
         from gradflow.passes.indexing import index_value

@@ -20,7 +20,6 @@ from gradflow.language.diagnostics import Mistake, Report, mistake
 from gradflow.passes import values as v
 from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import unpacked
-from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.flows import ElaboratedFlow, elaborate_flow
 from gradflow.passes.formulas import Formula, force
@@ -28,7 +27,7 @@ from gradflow.passes.models import declare_primitive
 from gradflow.passes.place import split_rollout
 from gradflow.passes.scope import Scope
 from gradflow.passes.standalone import without_idle_states
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import head, listed, suggestion, unbuilt
 from gradflow.plan import program as p
 from gradflow.procedures.acting import actions_of
 from gradflow.procedures.states import Keeping
@@ -46,9 +45,7 @@ class PipelineElaborator:
     def __init__(self, definition: s.Definition, home: Scope, bound: Mapping[str, Any], e: Elaborator | None = None):
         self.e = e or Elaborator(Report())
         self.definition = definition
-        self.scope = home.child(definition.name)
-        self.scope.names.update(bound)
-        self.scope.names["#definition"] = definition
+        self.scope = home.inside(definition, bound)
         self.bound = bound
         self.models: dict[str, p.ModelPlan] = {}
         self.data: dict[str, p.DataPlan] = {}

@@ -138,6 +138,13 @@ class Scope:
     def child(self, owner: str = "", frame: Any = None) -> Scope:
         return Scope({}, self, self.module, owner or self.owner, dict(self.axes), list(self.maps), frame or self.frame)
 
+    def inside(self, definition: s.Definition, bound: Mapping[str, Any] | None = None, frame: Any = None) -> Scope:
+        """Where the text of a definition is read: its parameters are bound, and its own name means the outer one."""
+        scope = self.child(definition.name, frame)
+        scope.names.update(bound or {})
+        scope.names["#definition"] = definition
+        return scope
+
     def local(self, name: str) -> tuple[bool, Any]:
         scope: Scope | None = self
         while scope is not None:

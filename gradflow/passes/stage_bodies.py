@@ -17,12 +17,11 @@ from gradflow.language.diagnostics import Label, mistake
 from gradflow.passes import values as v
 from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import Body
-from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import NUMBERS
 from gradflow.passes.names import clock_node
 from gradflow.passes.scope import Scope
 from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import head, listed, suggestion, unbuilt
 
 
 class StageBody(Body):
@@ -30,7 +29,7 @@ class StageBody(Body):
 
     def __init__(self, builder: FlowBuilder, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool):
         e = builder.e
-        scope = stage.scope.child(stage.name, frame=self)
+        scope = stage.scope.inside(stage.definition, stage.bound, self)
         scope.axes = {}
         super().__init__(e, scope, f"the {stage.kind} `{stage.name}`")
         self.builder, self.flow, self.stage = builder, builder.flow, stage
@@ -47,8 +46,6 @@ class StageBody(Body):
         self.slots: dict[str, StateSlot] = {}
         self.calls = 0
         self.ticks: list[s.On] = []
-        scope.names.update(stage.bound)
-        scope.names["#definition"] = stage.definition
         scope.axes.update({axis.name: axis for axis in (leaf.axes if leaf is not None else (bundle.axis,))})
         if builder.flow.topology is not None:
             scope.axes.setdefault("node", Axis("node", builder.flow.topology.nodes))

@@ -16,9 +16,8 @@ from gradflow.language.diagnostics import mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
 from gradflow.passes.axes import declared_axes
-from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import NUMBERS
-from gradflow.passes.suggestions import head
+from gradflow.passes.suggestions import head, unbuilt
 from gradflow.plan.program import StatePlan
 
 if TYPE_CHECKING:
