@@ -16,12 +16,13 @@ from gradflow.language.diagnostics import Diagnostic, Label, Mistake, Report, mi
 from gradflow.language.source import Span
 from gradflow.passes import values as v
 from gradflow.passes.calls import bind_parameters, with_bound
+from gradflow.passes.chains import FlowBuilder
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.functions import run_function
 from gradflow.passes.parameters import words_of
 from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
+from gradflow.passes.stages import Bundle, Change, Flow, Leaf, Upstream
 from gradflow.passes.suggestions import head
 from gradflow.procedures.states import Keeping
 from gradflow.topologies.edges import Rule

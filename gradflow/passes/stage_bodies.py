@@ -17,10 +17,11 @@ from gradflow.language.diagnostics import Label, mistake
 from gradflow.passes import values as v
 from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import Body
+from gradflow.passes.chains import FlowBuilder
 from gradflow.passes.expressions import NUMBERS
 from gradflow.passes.names import clock_node
 from gradflow.passes.scope import Scope
-from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
+from gradflow.passes.stages import Below, Bundle, Change, Leaf, StateSlot, Upstream, constant_upstream, flatten
 from gradflow.passes.suggestions import head, listed, suggestion, unbuilt
 
 
