@@ -17,9 +17,9 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import GradflowError, mistake
 from gradflow.passes import values as v
-from gradflow.passes.bodies import run_function
 from gradflow.passes.calls import applied, bind_parameters, with_bound
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.functions import run_function
 from gradflow.passes.scope import Module
 from gradflow.passes.stages import Flow, Leaf
 from gradflow.passes.standalone import FLOW, step_region
