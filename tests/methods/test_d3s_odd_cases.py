@@ -68,7 +68,7 @@ def agree(inputs: dict[str, Any], backend: str, **options: Any) -> None:
 
 
 @backends
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_batches_of_odd_shapes(backend: str, seed: int) -> None:
     way = ("kept-token-mean", "seq-mean-token-mean")[seed // 2 % 2]
     agree(odd_batch(seed), backend, mode=("batch", "group")[seed % 2], n_keep=2 + seed % 3, keep_ratio=(0.2, 0.5, 1.0)[seed % 3], loss_agg=way)
