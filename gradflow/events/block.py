@@ -17,6 +17,7 @@ from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
 from gradflow.passes.scope import Scope
 from gradflow.passes.stage_bodies import StageBody
+from gradflow.passes.stage_states import States
 from gradflow.passes.suggestions import unbuilt
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Block(StageBody):
         self.rows: dict[str, Node] = {}
         self.ends_of: dict[str, dict[int, Node]] = {}
         self.marks: dict[int, dict[int, Node]] = {}
-        self.slots = {}
+        self.states = States(self)
 
     def carried_out(self, statement: s.On, names: dict[str, Node]) -> dict[str, Node]:
         """Runs the block; the rows as they are afterwards."""

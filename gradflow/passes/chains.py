@@ -74,10 +74,10 @@ class FlowBuilder:
             return self.leafwise(stage, up, bundle, below, path)
         return self.body(stage, up, bundle, below, f"{path}.{stage.name}", None)
 
-    def body(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool = False) -> Change:
+    def body(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None) -> Change:
         from gradflow.passes.stage_bodies import StageBody
 
-        return StageBody(self, stage, up, bundle, below, path, leaf, quiet).change()
+        return StageBody(self, stage, up, bundle, below, path, leaf).change()
 
     # ---- leaves apart and together
 
@@ -150,7 +150,7 @@ class FlowBuilder:
         met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]] = []
         changes: list[tuple[tuple[int, ...], Bundle, Change]] = []
         for number, (places, run) in enumerate(groups):
-            part = self.part(bundle, places, bundle.param)
+            part = self.part(bundle, places)
 
             def meet(u: Upstream, b: Bundle, places: tuple[int, ...] = places, number: int = number) -> Change:
                 key = f"{path}#{number}"
@@ -164,8 +164,8 @@ class FlowBuilder:
             self.together(met, below, path, bundle)
         return self.joined(bundle, changes)
 
-    def part(self, bundle: Bundle, places: tuple[int, ...], param: Node | None) -> Bundle:
-        flat = self.cut(bundle, param, places) if param is not None else None
+    def part(self, bundle: Bundle, places: tuple[int, ...]) -> Bundle:
+        flat = self.cut(bundle, bundle.param, places) if bundle.param is not None else None
         return Bundle(tuple(bundle.leaves[i] for i in places), flat)
 
     def cut(self, bundle: Bundle, flat: Node, places: tuple[int, ...]) -> Node:

@@ -35,6 +35,9 @@ class Leaf:
     def size(self) -> int:
         return math.prod(axis.size or 0 for axis in self.axes)
 
+    def carried(self, state: Node) -> Node:
+        return self.carry(state) if self.carry is not None else state
+
 
 @dataclass(frozen=True)
 class Bundle:
