@@ -113,9 +113,7 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
         **{k: x for k, x in bind.items() if k.startswith("#")},
     }
     while definition.value is not None:
-        scope = home.child(definition.name)
-        scope.names.update(bound)
-        scope.names["#definition"] = definition
+        scope = home.inside(definition, bound)
         target = e.evaluate(definition.value, scope)
         if not isinstance(target, v.Pipeline):
             raise not_a_pipeline(definition.value.span, target)

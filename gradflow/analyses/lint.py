@@ -147,7 +147,7 @@ def _names_read(definition: s.Definition) -> frozenset[str]:
 
 def _hiding(module: Module, definition: s.Definition, report: Report) -> None:
     from gradflow.builtins.functions import BUILTINS
-    from gradflow.passes.expressions import CLOCKS, CONSTANTS
+    from gradflow.passes.names import CLOCKS, CONSTANTS
 
     words = {*BUILTINS, *CLOCKS, *CONSTANTS, *(STAGE_WORDS if definition.kind in STAGES else ())}
     for together in _bound(module, definition):

@@ -11,6 +11,7 @@ from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import axis_names
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
@@ -86,7 +87,7 @@ class Arguments:
     def axis(self, name: str, value: Node) -> Axis:
         """The axis of a value that an option names."""
         arg = self.needed(name)
-        axis = self.e.axis_names(arg.value, self.scope)[0]
+        axis = axis_names(arg.value)[0]
         if not value.type.has(axis):
             raise mistake(
                 "E0303", arg.value.span, f"{v.kind_name(value)} has no axis `{axis}`", why=f"its axes are {listed(value.type.names) or 'none'}",
@@ -129,7 +130,7 @@ class Arguments:
         present = list(dict.fromkeys(name for value in values if isinstance(value, Node) for name in value.type.names))
         if "over" in self.named:
             arg = self.named["over"]
-            names = self.expanded(self.e.axis_names(arg.value, self.scope))
+            names = self.expanded(axis_names(arg.value))
             for name in names:
                 if name not in present and name not in self.scope.axes:
                     place = next((part.span for part in s.walk(arg.value) if isinstance(part, s.Name) and part.id == name), arg.value.span)
@@ -163,7 +164,7 @@ class Arguments:
 
     def axis_list(self, arg: s.Arg) -> tuple[Axis, ...]:
         """`[row: n, col]` or a bare axis name, as axes with sizes."""
-        from gradflow.passes.calls import declared_axes
+        from gradflow.passes.axes import declared_axes
 
         if isinstance(arg.value, s.ListOf):
             items = tuple(

@@ -11,6 +11,7 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import axis_names
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.suggestions import head, listed, suggestion
 
@@ -22,7 +23,7 @@ def position(a: Arguments) -> Any:
         raise mistake(
             "E0306", a.places[0].span, "an axis name is needed here", why="positions are counted along an axis in scope", fix="`position(token)`",
         )  # fmt: skip
-    return a.e.ops.range(a.scope.axes.get(axis, Axis(axis)), a.e.holder(axis, a.scope))
+    return a.e.ops.range(a.scope.axes.get(axis, Axis(axis)), a.scope.holder(axis))
 
 
 @builtin("range(axes)", "0, 1, 2, .. along a new axis: `range([row: n])`, or along one in scope. `n` may be known only when it runs.", "axes")
@@ -38,7 +39,7 @@ def range_(a: Arguments) -> Any:
             "E0308", a.call.span, "`range` runs along one axis", why=f"{len(axes)} are named here",
             fix="name one, with its size if it is new: `range([row: 4])`",
         )  # fmt: skip
-    return a.e.ops.range(axes[0], a.e.holder(axes[0].name, a.scope))
+    return a.e.ops.range(axes[0], a.scope.holder(axes[0].name))
 
 
 def counted_off(e: Elaborator, name: str, count: Node) -> Node:
@@ -54,7 +55,7 @@ def one_hot(a: Arguments) -> Any:
     index = a.tensor(0)
     target = index.type.target if isinstance(index, Node) else None
     if a.has("over"):
-        name = a.e.axis_names(a.named["over"].value, a.scope)[0]
+        name = axis_names(a.named["over"].value)[0]
         axis = a.axis_of(name)
         if axis.size is None and target is not None and target.name == name:
             axis = target
@@ -104,7 +105,7 @@ def rename(a: Arguments) -> Any:
 @builtin("arrange(x, axes)", "The same value with its axes in this order: `arrange(x, [r, col])`; axes not named stay in front.", "axes", 2, 2)
 def arrange(a: Arguments) -> Any:
     x = a.node(0)
-    names = a.e.axis_names(a.places[1].value, a.scope)
+    names = axis_names(a.places[1].value)
     for name in names:
         if not x.type.has(name):
             raise mistake(
@@ -116,7 +117,7 @@ def arrange(a: Arguments) -> Any:
 
 @builtin("concat(x, y, along: axis)", "Values one behind the other along an axis; one that lacks the axis is a single entry of it.", "axes", 2, None)
 def concat(a: Arguments) -> Any:
-    name = a.e.axis_names(a.needed("along").value, a.scope)[0]
+    name = axis_names(a.needed("along").value)[0]
     parts = [a.node(place) for place in range(len(a.places))]
     if len({part.type.base == "bool" for part in parts}) > 1:
         raise mistake(
@@ -145,7 +146,7 @@ def shift(a: Arguments) -> Any:
 
 @builtin("flatten(x, y, keep: axes)", "Values laid side by side along `param`, as a flow's parameters lie.", "axes", 1, None)
 def flatten(a: Arguments) -> Any:
-    keep = a.e.axis_names(a.named["keep"].value, a.scope) if a.has("keep") else ()
+    keep = axis_names(a.named["keep"].value) if a.has("keep") else ()
     parts = [a.node(place) for place in range(len(a.places))]
     sized = all(axis.size is not None for part in parts for axis in part.type.without(keep))
     if not sized:  # only in a body that is checked by itself

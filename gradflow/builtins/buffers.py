@@ -22,6 +22,7 @@ from gradflow.graph.types import Axis, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import axis_names
 from gradflow.passes.suggestions import listed
 
 ENTRY = "entry"
@@ -171,7 +172,7 @@ def filled(a: Arguments, seen: Buffer) -> Any:
 def closest(a: Arguments) -> Any:
     seen, ops = stored(a), a.e.ops
     count = a.count("count") or seen.capacity
-    name = a.e.axis_names(a.named["by"].value, a.scope)[0] if a.has("by") else seen.stored[0]
+    name = axis_names(a.named["by"].value)[0] if a.has("by") else seen.stored[0]
     if name not in seen.stored:
         raise mistake(
             "E0202", a.named["by"].span, f"this buffer has no field `{name}`", why=f"it has {listed(seen.stored)}", fix="name one of its fields",

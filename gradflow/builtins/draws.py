@@ -11,7 +11,8 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.passes.expressions import TOPOLOGY, Elaborator
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.names import TOPOLOGY
 from gradflow.passes.scope import Scope
 
 
@@ -57,7 +58,7 @@ def _origin(a: Arguments, type_: Type) -> Any:
     ]
     inside: Any = True
     for axis in (axis for axis in type_.axes if axis.size is None):
-        like = next((value for value in named if isinstance(value, Node) and value.type.has(axis.name)), None) or a.e.holder(axis.name, a.scope)
+        like = next((value for value in named if isinstance(value, Node) and value.type.has(axis.name)), None) or a.scope.holder(axis.name)
         if like is not None:
             inside = ops.elementwise("and", inside, ops.elementwise("ge", ops.range(axis, like), 0))
     return ops.where(inside, ops.constant(0.0), ops.constant(0.0))

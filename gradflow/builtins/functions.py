@@ -18,7 +18,9 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
+from gradflow.passes.axes import axis_names
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.names import axis_length
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed
 
@@ -153,7 +155,7 @@ def grouped(a: Arguments, op: str, x: Any) -> Node:
     empty = {"sum": 0, "max": -math.inf, "min": math.inf}[op]
     if mask is not None:
         x = e.ops.where(mask, x, empty)
-    over = a.expanded(e.axis_names(a.named["over"].value, a.scope)) if a.has("over") else index.type.names
+    over = a.expanded(axis_names(a.named["over"].value)) if a.has("over") else index.type.names
     return e.ops.segment(op, x, index, over)
 
 
@@ -174,8 +176,8 @@ def length(a: Arguments, name: str) -> Any:
     if name == "param" and frame is not None:
         return frame.coordinates()
     if name in a.scope.axes:
-        return a.e.axis_length(name, a.scope, a.call)
-    holder = a.e.holder(name, a.scope)
+        return axis_length(a.e, name, a.scope, a.call)
+    holder = a.scope.holder(name)
     if holder is None:
         raise mistake(
             "E0303", a.call.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis",

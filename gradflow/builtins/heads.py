@@ -12,6 +12,7 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.library.catalogue import catalogue
 from gradflow.passes import values as v
+from gradflow.passes.formulas import force
 from gradflow.passes.models import bind_primitive
 from gradflow.passes.scope import Scope
 
@@ -29,7 +30,7 @@ def with_head(pipeline: Any, name: str, tree: s.Call, statement: s.Declare, scop
     head = tree.callee.id if isinstance(tree.callee, s.Name) else ""
     base = next((arg for arg in tree.args if arg.name in (None, "of")), None)
     known, value = scope.local(base.value.id) if base is not None and isinstance(base.value, s.Name) else (False, None)
-    if base is None or isinstance(pipeline.e.force(value) if known else None, v.Model):
+    if base is None or isinstance(force(value) if known else None, v.Model):
         shown = base.value.id if base is not None and isinstance(base.value, s.Name) else "policy"
         raise mistake(
             "E0407", tree.span if base is None else base.span, f"`{head}` stands on a model of its own",

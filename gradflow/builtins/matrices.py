@@ -10,6 +10,7 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import axis_names
 
 
 def matrix(a: Arguments, place: int = 0) -> Node:
@@ -132,8 +133,8 @@ def with_diagonal(a: Arguments) -> Any:
 @builtin("identity(graph_or_axis, axis)", "1 on the diagonal, 0 elsewhere: of a graph over [node, from], or over two axes.", "linear algebra", 1, 2)
 def identity(a: Arguments) -> Any:
     if len(a.places) == 2:
-        row, col = (a.axis_of(name) for name in (a.e.axis_names(place.value, a.scope)[0] for place in a.places))
-        holders = [a.e.holder(axis.name, a.scope) for axis in (row, col)]
+        row, col = (a.axis_of(name) for name in (axis_names(place.value)[0] for place in a.places))
+        holders = [a.scope.holder(axis.name) for axis in (row, col)]
     else:
         value = a.raw(0)
         x = value.adjacency if isinstance(value, v.Topology) else matrix(a)
@@ -145,7 +146,7 @@ def identity(a: Arguments) -> Any:
 def two_axes(a: Arguments, x: Node) -> tuple[Axis, Axis]:
     """The rows and the columns of a matrix, as `over: [row, col]` names them."""
     arg = a.needed("over")
-    names = a.e.axis_names(arg.value, a.scope)
+    names = axis_names(arg.value)
     if len(names) != 2 or not all(x.type.has(name) for name in names):
         raise mistake(
             "E0308", arg.value.span, f"`{a.function.name}` needs the two axes of its matrix, rows first", why=f"the matrix is {v.kind_name(x)}",

@@ -10,6 +10,7 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import union
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import axis_names
 
 
 @builtin("argmax(x, over: axis)", "An index map to the largest entry, the first of equal ones.", "order")
@@ -87,5 +88,5 @@ def top(a: Arguments) -> Any:
             fix="give a number or an `int` parameter; to keep a share of a changing number, compare `rank(..)` with it",
         )  # fmt: skip
     axis = one_axis(a, x)
-    named = a.e.axis_names(a.named["named"].value, a.scope)[0] if a.has("named") else f"top_{axis}"
+    named = axis_names(a.named["named"].value)[0] if a.has("named") else f"top_{axis}"
     return a.e.ops.top(x, number, axis, named)

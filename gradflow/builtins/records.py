@@ -9,6 +9,7 @@ from gradflow.builtins.functions import builtin
 from gradflow.graph.graph import Node
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import axis_names
 from gradflow.passes.suggestions import listed
 
 
@@ -16,7 +17,7 @@ def rows_of(a: Arguments, record: Any) -> Any:
     """How many entries a record has along an axis; `none` has none."""
     if record is v.NONE:
         return 0
-    names = a.e.axis_names(a.needed("over").value, a.scope)
+    names = axis_names(a.needed("over").value)
     nodes = [x for x in record.fields.values() if isinstance(x, Node)]
     holder = next((x for x in nodes if x.type.has(names[0])), None)
     if holder is None:

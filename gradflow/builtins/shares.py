@@ -21,7 +21,7 @@ def evenly(a: Arguments) -> Any:
     if inside is False:
         return 0
     for axis in axes:  # a condition that lacks an axis holds for all of it
-        inside = ops.elementwise("and", True if inside is None else inside, ops.elementwise("ge", ops.range(axis, a.e.holder(axis.name, a.scope)), 0))
+        inside = ops.elementwise("and", True if inside is None else inside, ops.elementwise("ge", ops.range(axis, a.scope.holder(axis.name)), 0))
     amount, inside = a.aligned(amount, inside)
     inside = ops.expand(inside, (*inside.type.without(axis.name for axis in axes), *axes))  # so that the first axis is the slowest
     names = tuple(axis.name for axis in axes)

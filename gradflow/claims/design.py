@@ -101,9 +101,7 @@ def pipeline_value(trial: Trial, home: Module, e: Elaborator) -> v.Pipeline:
     """The pipeline with its parameters, behind aliases. Raises Mistake."""
     value = e.evaluate(trial.call, home.scope())
     while isinstance(value, v.Pipeline) and value.definition.value is not None:
-        scope = value.scope.child(value.definition.name)
-        scope.names.update(value.bound)
-        scope.names["#definition"] = value.definition
+        scope = value.scope.inside(value.definition, value.bound)
         value = e.evaluate(value.definition.value, scope)
     if not isinstance(value, v.Pipeline):
         raise not_a_pipeline(trial.call.span, value)

@@ -15,9 +15,9 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
-from gradflow.passes.calls import unbuilt
 from gradflow.passes.scope import Scope
 from gradflow.passes.stage_bodies import StageBody
+from gradflow.passes.suggestions import unbuilt
 
 if TYPE_CHECKING:
     from gradflow.events.elaborate import EventBuilder

@@ -20,10 +20,9 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
-from gradflow.passes.calls import unbuilt
 from gradflow.passes.stage_bodies import StageBody
 from gradflow.passes.stages import Change
-from gradflow.passes.suggestions import listed, suggestion
+from gradflow.passes.suggestions import listed, suggestion, unbuilt
 
 PLACES = {"node": ("i",), "link": ("i", "j"), "wait": ("dt",)}
 COUNTERS = ("node_events", "link_events", "last_event")

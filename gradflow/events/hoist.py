@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from gradflow.graph.graph import Node, Region, ordered, rebuild
 from gradflow.graph.operations import Operations
-from gradflow.passes.calls import unbuilt
+from gradflow.passes.suggestions import unbuilt
 
 PLAIN = ("const", "source", "element", "range", "table")
 LARGEST = 256  # numbers for each event that are worth keeping for many events

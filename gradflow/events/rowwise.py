@@ -15,7 +15,7 @@ from gradflow.graph.graph import Node, ordered
 from gradflow.graph.operations import Operations
 from gradflow.graph.types import Axis, Type
 from gradflow.language.diagnostics import Mistake, mistake
-from gradflow.passes.calls import unbuilt
+from gradflow.passes.suggestions import unbuilt
 
 EVENT = "event"
 Rows = Mapping[int, Mapping[int, Node]]

@@ -17,8 +17,8 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Diagnostic, Mistake, mistake
 from gradflow.library.catalogue import ModelSpec
 from gradflow.passes import values as v
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import Body
-from gradflow.passes.calls import declared_axes
 from gradflow.passes.expressions import NUMBERS, Elaborator
 from gradflow.passes.patterns import match
 from gradflow.passes.scope import Scope
@@ -182,9 +182,7 @@ def _pulled_back(e: Elaborator, value: Node, trained: dict[str, Type]) -> Region
 
 
 def _body(e: Elaborator, format_: v.Stage, axes: tuple[Axis, ...], value: Node | None) -> FormatBody:
-    scope = format_.scope.child(format_.name)
-    scope.names.update(format_.bound)
-    scope.names["#definition"] = format_.definition
+    scope = format_.scope.inside(format_.definition, format_.bound)
     scope.axes = {axis.name: axis for axis in axes}
     body = FormatBody(e, scope, format_.name, value)
     body.run(format_.definition.body or ())

@@ -19,11 +19,12 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
+from gradflow.passes.chains import FlowBuilder
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.flows import FlowElaborator
-from gradflow.passes.pipelines import Formula
+from gradflow.passes.formulas import Formula
 from gradflow.passes.scope import Scope
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Upstream, chain_value, flatten, is_stage
+from gradflow.passes.stages import Bundle, Change, Flow, Upstream, chain_value, flatten, is_stage
 from gradflow.passes.words import expression_text
 
 SUMS, PRODUCTS = ("+", "-"), ("*", "/")

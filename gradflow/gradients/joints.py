@@ -16,7 +16,8 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, Mistake, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.passes.calls import bind_parameters, match_arguments
+from gradflow.passes.arguments import match_arguments
+from gradflow.passes.calls import bind_parameters
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed

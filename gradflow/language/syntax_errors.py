@@ -7,7 +7,7 @@ definitions out of place are here, what is left out in `syntax_missing.py`, word
 
 from __future__ import annotations
 
-from lark import Token
+from lark import Lark, Token
 from lark.exceptions import UnexpectedInput
 
 from gradflow.language.diagnostics import Diagnostic, Edit, Label
@@ -20,11 +20,9 @@ from gradflow.language.syntax_words import KINDS, RESERVED, STATEMENT_WORDS, lis
 BINDING = ("=", "~", "<-")
 
 
-def describe(source: Source, error: UnexpectedInput) -> Diagnostic:
+def describe(source: Source, error: UnexpectedInput, parser: Lark) -> Diagnostic:
     """The diagnostic for an error of the parser."""
-    from gradflow.language.parser import _parser
-
-    place = Place.of(source, error, _parser())
+    place = Place.of(source, error, parser)
     for detector in (_unclosed, *HABITS, _no_opener, _outside, _nested, _reserved, *MISSING):
         diagnostic = detector(place)
         if diagnostic is not None:

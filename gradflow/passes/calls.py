@@ -1,7 +1,7 @@
 """Calls of definitions: functions, objectives, stages, topologies, pipelines; models and library primitives.
 
-Positional arguments are the inputs if a definition has any, else its parameters; names work for both; a record supplies inputs by name,
-and so does the record of the objective that a function value stands in.
+Which argument is for what is said in `arguments.py`; what a call leaves out comes from the record of the objective that it stands in, or is
+the default.
 """
 
 from __future__ import annotations
@@ -11,62 +11,19 @@ from dataclasses import replace
 from typing import Any
 
 from gradflow.graph.graph import Node
-from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
+from gradflow.passes.arguments import match_arguments, split_arguments, unknown_parameter
+from gradflow.passes.axes import axes_of_bound
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.functions import run_function
+from gradflow.passes.names import Unapplied
 from gradflow.passes.parameters import argument, check_domain
-from gradflow.passes.scope import Module, Scope
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import listed, unbuilt
 
 STAGE_DEFINITIONS = ("estimator", "projection", "exchange", "update")
-
-
-def definition_value(e: Elaborator, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
-    """What a name means that is no local one: a definition here or in the library, a primitive, a built-in."""
-    from gradflow.builtins.functions import BUILTINS
-
-    found = scope.find(name, _inside(scope))
-    if found is not None:
-        return True, _definition(e, *found)
-    if name in ("backprop", "nothing"):
-        return True, v.BuiltinStage(name, node.span)
-    if name in BUILTINS:
-        return True, v.Builtin(name)
-    from gradflow.library.catalogue import catalogue
-
-    if name in catalogue():
-        return True, v.Primitive(name)
-    return False, None
-
-
-def _inside(scope: Scope) -> s.Definition | None:
-    current: Scope | None = scope
-    while current is not None:
-        inside = current.names.get("#definition")
-        if inside is not None:
-            return inside
-        current = current.parent
-    return None
-
-
-def _definition(e: Elaborator, definition: s.Definition, module: Module) -> Any:
-    """A definition named without a call. Parameters keep their defaults where it is used."""
-    scope = module.scope()
-    if definition.kind in ("function", "objective"):
-        return v.Function(definition, scope)
-    if definition.kind in STAGE_DEFINITIONS:
-        return _Unapplied(definition, scope)
-    return _Unapplied(definition, scope)
-
-
-class _Unapplied:
-    """A stage, topology or pipeline named but not called; calling it with no arguments takes the defaults."""
-
-    def __init__(self, definition: s.Definition, scope: Scope):
-        self.definition = definition
-        self.scope = scope
 
 
 def call(e: Elaborator, node: s.Call, scope: Scope) -> Any:
@@ -83,7 +40,7 @@ def call(e: Elaborator, node: s.Call, scope: Scope) -> Any:
         return call_function(e, callee, node, scope, lenient=_is_value(node.callee, scope))
     if isinstance(callee, v.LambdaValue):
         return _call_lambda(e, callee, node, scope)
-    if isinstance(callee, _Unapplied):
+    if isinstance(callee, Unapplied):
         return apply_definition(e, callee.definition, callee.scope, node.args, scope, node.span)
     if isinstance(callee, v.StageCall):
         return callee.run(*(e.tensor(e.evaluate(arg.value, scope), arg.value) for arg in node.args))
@@ -153,8 +110,7 @@ def bind_parameters(
 ) -> dict[str, Any]:
     """Values of all parameters: given here, bound before, or the default, evaluated where the definition stands."""
     bound: dict[str, Any] = {}
-    inner = home.child(definition.name)
-    inner.names["#definition"] = definition
+    inner = home.inside(definition)
     for param in definition.params:
         if param.name in given:
             tree, value, scope = given[param.name]
@@ -176,63 +132,10 @@ def bind_parameters(
 
 def applied(e: Elaborator, value: Any, span: Any) -> Any:
     """A definition that was only named, called with its defaults."""
-    if isinstance(value, _Unapplied):
+    if isinstance(value, Unapplied):
         with e.anchoring(span):
             return apply_definition(e, value.definition, value.scope, (), value.scope, span)
     return value
-
-
-def match_arguments(definition: s.Definition, args: tuple[s.Arg, ...], scope: Scope) -> dict[str, tuple[s.Expr | None, Any, Scope]]:
-    """Arguments to the parameters of a definition without inputs, by place and by name."""
-    names = [param.name for param in definition.params]
-    given: dict[str, tuple[s.Expr | None, Any, Scope]] = {}
-    place = 0
-    for arg in args:
-        if arg.name is None:
-            if place >= len(names):
-                raise mistake(
-                    "E0401", arg.span, f"`{definition.name}` takes {len(names)} argument{'s' * (len(names) != 1)}", label="one too many",
-                    why=_takes(definition), fix="remove it" if names else f"write `{definition.name}()`",
-                )  # fmt: skip
-            name = names[place]
-            place += 1
-        else:
-            name = arg.name
-        if name not in names:
-            raise unknown_parameter(definition, arg, names)
-        if name in given:
-            raise _twice(definition, name, arg)
-        if isinstance(arg.value, s.Slice):
-            raise mistake(
-                "E0304", arg.value.span, "a range `a .. b` is no argument", why="it only says which part of an axis an index takes",
-                fix="use it inside an index: `x[row: 0 .. 4]`",
-            )  # fmt: skip
-        given[name] = (arg.value, None, scope)
-    return given
-
-
-def unknown_parameter(definition: s.Definition, arg: s.Arg, names: list[str]) -> Exception:
-    if arg.name is None:
-        return mistake(
-            "E0401", arg.span, f"`{definition.name}` takes no more arguments", why=_takes(definition), fix="remove it, or name what it is for",
-        )  # fmt: skip
-    place = head(arg.span, arg.name)
-    why = f"it takes {listed(names)}" if names else _takes(definition)
-    return mistake(
-        "E0404", place, f"`{definition.name}` has no parameter `{arg.name}`", why=why,
-        **suggestion(place, arg.name, names, "remove it" if not names else "use one of these"),
-    )  # fmt: skip
-
-
-def _twice(definition: s.Definition, name: str, arg: s.Arg) -> Exception:
-    return mistake(
-        "E0403", arg.span, f"`{name}` is given twice", why=f"`{definition.name}` takes {listed(p.name for p in definition.params)}, each once",
-        fix="remove one of the two",
-    )  # fmt: skip
-
-
-def _takes(definition: s.Definition) -> str:
-    return f"it takes {listed(p.name for p in definition.params)}" if definition.params else "it takes no parameters"
 
 
 def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args: tuple[s.Arg, ...], scope: Scope, span: Any) -> Any:
@@ -253,10 +156,8 @@ def apply_definition(e: Elaborator, definition: s.Definition, home: Scope, args:
 
 
 def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict[str, Any], span: Any) -> Any:
-    inner = home.child(definition.name)
-    inner.names.update(bound)
-    inner.names["#definition"] = definition
-    inner.axes.update(_axes_of_bound(definition, bound))
+    inner = home.inside(definition, bound)
+    inner.axes.update(axes_of_bound(definition, bound))
     if definition.kind == "topology":
         from gradflow.topologies.links import build_topology
 
@@ -269,11 +170,6 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     if definition.kind in (*STAGE_DEFINITIONS, "format", "schedule"):
         return v.Stage(definition, home, bound, span)
     raise unbuilt(span, f"{definition.kind}s cannot be used yet", f"leave `{definition.name}` out of what runs")
-
-
-def unbuilt(span: Any, what: str, fix: str) -> Exception:
-    """What the language has and this version cannot run."""
-    return mistake("E0901", span, what, why="this is part of the language and parses, but this version of gradflow cannot run it", fix=fix)
 
 
 # ---- functions and objectives
@@ -289,13 +185,13 @@ def call_function(e: Elaborator, function: v.Function, node: s.Call, scope: Scop
         args = tuple(a for a in node.args if not lenient or a.name is None or a.name in params)
         given = match_arguments(definition, args, scope)
         bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
-        return run_body(e, v.Function(definition, function.scope, bound), {}, node.span)
-    given, supplied = _split_arguments(e, function, node, scope, inputs, params, lenient)
+        return run_function(e, v.Function(definition, function.scope, bound), {}, node.span)
+    given, supplied = split_arguments(e, function, node, scope, inputs, params, lenient)
     bound = bind_parameters(e, definition, function.scope, given, function.bound, node.span)
     configured = v.Function(definition, function.scope, bound)
     if not supplied and not any(arg.name is None or arg.name not in params for arg in node.args):  # what a function value drops is a call too
         return configured
-    return run_body(e, configured, supplied, node.span)
+    return run_function(e, configured, supplied, node.span)
 
 
 def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope, lenient: bool) -> Any:
@@ -307,10 +203,8 @@ def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope,
     own = tuple(arg for arg in node.args if (arg.name in names if arg.name else plain))
     rest = tuple(arg for arg in node.args if arg not in own)
     bound = bind_parameters(e, definition, function.scope, match_arguments(definition, own, scope), function.bound, node.span)
-    inner = function.scope.child(definition.name)
-    inner.names.update(bound)
-    inner.names["#definition"] = definition
-    inner.axes.update(_axes_of_bound(definition, bound))
+    inner = function.scope.inside(definition, bound)
+    inner.axes.update(axes_of_bound(definition, bound))
     target = applied(e, e.evaluate(definition.value, inner), definition.value.span)
     if plain and (lenient or not rest):
         return target
@@ -333,76 +227,6 @@ def _is_formula(e: Elaborator, function: v.Function) -> bool:
     return True
 
 
-def _split_arguments(
-    e: Elaborator, function: v.Function, node: s.Call, scope: Scope, inputs: list[str], params: list[str], lenient: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of a call to parameters and inputs; records spread over the inputs that they have fields for."""
-    given: dict[str, Any] = {}
-    supplied: dict[str, Any] = {}
-    records: list[v.Record] = []
-    wholes = {name for one in function.inputs for name in one.names if one.type.options[0].base in ("data", "record")}  # taken as they are
-    place = 0
-    for arg in node.args:
-        if arg.name is None:
-            value = _input_value(e, arg, scope)
-            while place < len(inputs) and inputs[place] in supplied:
-                place += 1
-            if isinstance(value, v.Data | v.Record) and place < len(inputs) and inputs[place] in wholes:
-                supplied[inputs[place]] = value
-                continue
-            if isinstance(value, v.Data):
-                from gradflow.passes.models import data_record
-
-                value = data_record(e, value, scope)
-            if isinstance(value, v.Record) and value.value is None:
-                records.append(value)
-                continue
-            if place >= len(inputs):
-                raise mistake(
-                    "E0401", arg.span, f"`{function.name}` takes {len(inputs)} input{'s' * (len(inputs) != 1)}", label="one too many",
-                    why=f"the inputs are {listed(inputs)}; parameters are given by name",
-                    fix=f"name it: `{params[0]}: ..`" if params else "remove it",
-                )  # fmt: skip
-            supplied[inputs[place]] = value
-        elif arg.name in given or arg.name in supplied:
-            raise _twice(function.definition, arg.name, arg)
-        elif arg.name in params:
-            given[arg.name] = (arg.value, None, scope)
-        elif arg.name in inputs:
-            supplied[arg.name] = _input_value(e, arg, scope)
-        elif not lenient:
-            raise unknown_parameter(function.definition, arg, [*params, *inputs])
-    for record in records:
-        supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
-        for name in inputs:
-            if name in record.fields and name not in supplied:
-                supplied[name] = record.fields[name]
-        if not any(name in record.fields for name in inputs):
-            raise _no_field_fits(function, record, node, inputs)
-    return given, supplied
-
-
-def _input_value(e: Elaborator, arg: s.Arg, scope: Scope) -> Any:
-    """An input that nobody supplied may be handed on by its name: it is missed where it is read."""
-    absent = scope.local(arg.value.id)[1] if isinstance(arg.value, s.Name) else None
-    return absent if isinstance(absent, v.Missing) else e.evaluate(arg.value, scope)
-
-
-def _no_field_fits(function: v.Function, record: v.Record, node: s.Call, inputs: list[str]) -> Exception:
-    return mistake(
-        "E0206", node.span, f"nothing in this record is an input of `{function.name}`",
-        why=f"it has {listed(record.fields) or 'no fields'}; `{function.name}` takes {listed(inputs)}",
-        fix=f"pass a field by name: `{inputs[0]}: record.field`",
-    )  # fmt: skip
-
-
-def run_body(e: Elaborator, function: v.Function, supplied: dict[str, Any], span: Any) -> Any:
-    """Evaluates the body of a function or objective with its inputs; the result's axes carry the caller's names."""
-    from gradflow.passes.bodies import run_function
-
-    return run_function(e, function, supplied, span)
-
-
 def call_values(e: Elaborator, function: Any, span: Any, *values: Any, **named: Any) -> Any:
     """Calls a function value with values already at hand."""
     if isinstance(function, v.LambdaValue):
@@ -412,98 +236,11 @@ def call_values(e: Elaborator, function: Any, span: Any, *values: Any, **named: 
     definition = function.definition
     if definition.value is not None:
         bound = bind_parameters(e, definition, function.scope, {}, function.bound, span)
-        inner = function.scope.child(definition.name)
-        inner.names.update(bound)
-        inner.names["#definition"] = definition
+        inner = function.scope.inside(definition, bound)
         return call_values(e, e.evaluate(definition.value, inner), span, *values, **named)
     names = [name for statement in function.inputs for name in statement.names]
     bound = bind_parameters(
         e, definition, function.scope, {k: (None, x, function.scope) for k, x in named.items() if k not in names}, function.bound, span
     )
     supplied = dict(zip(names, values, strict=False)) | {k: x for k, x in named.items() if k in names}
-    return run_body(e, v.Function(definition, function.scope, bound), supplied, span)
-
-
-def _axes_of_bound(definition: s.Definition, bound: dict[str, Any]) -> dict[str, Axis]:
-    """Axes that the types of parameters name, with the sizes that the bound values give them."""
-    axes: dict[str, Axis] = {}
-    for param in definition.params:
-        value = bound.get(param.name)
-        for option in param.type.options if param.type else ():
-            for item in option.axes.items if option.axes else ():
-                if isinstance(value, Node) and value.type.has(item.name):
-                    axes[item.name] = value.type.axis(item.name)
-    return axes
-
-
-def fields_of(e: Elaborator, value: Any, node: s.Field, scope: Scope) -> dict[str, Any]:
-    """What stands behind the dot. Values may be callables: made only when asked for."""
-    if isinstance(value, v.Record):
-        return {**value.fields, **value.texts}
-    if isinstance(value, v.StageCall):
-        return value.fields
-    if isinstance(value, v.Data):
-        from gradflow.passes.models import data_fields
-
-        return data_fields(e, value)
-    if isinstance(value, v.Model):
-        return dict(value.spec.facts)
-    if isinstance(value, v.Topology):
-        from gradflow.topologies.links import topology_fields
-
-        return topology_fields(e, value, scope)
-    if isinstance(value, v.STAGES):
-        from gradflow.passes.properties import property_fields
-
-        called: dict[str, Any] = {n: e.ops.source(t, kind, f, k) for n, (kind, f, k, t) in e.stage_values.get(id(value), {}).items()}
-        if scope.frame is not None and scope.frame.flow is not None:
-            called = scope.frame.flow.called.get(f"#{id(value)}", {})
-        return called | property_fields(e, value, scope.frame)
-    other = getattr(value, "fields", None)
-    if callable(other):
-        return other()
-    raise mistake(
-        "E0202", node.name_span, f"{v.kind_name(value)} has no fields", why="records, data sets, topologies and stages have fields",
-        fix="use the value itself, without `.`",
-    )  # fmt: skip
-
-
-def declared_axes(e: Elaborator, axes: s.Axes, scope: Scope) -> tuple[tuple[Axis, ...], Axis | None]:
-    """An axis list with its sizes evaluated; `[grad]` and `[x]` splice the axes of a value, names already in scope keep their size."""
-    found: list[Axis] = []
-    for item in axes.items:
-        size = e.evaluate(item.size, scope) if item.size is not None else None
-        if item.size is None:
-            spliced = spliced_axes(e, item, scope)
-            if spliced is not None:
-                found.extend(spliced)
-                continue
-        known = scope.axes.get(item.name)
-        number = size if isinstance(size, int) else known.size if known is not None else None
-        found.append(Axis(item.name, number))
-    target = None
-    if axes.target is not None:
-        target = scope.axes.get(axes.target, Axis(axes.target, None))
-    return union(tuple(found)), target
-
-
-def spliced_axes(e: Elaborator, item: s.AxisItem, scope: Scope) -> tuple[Axis, ...] | None:
-    """The axes of the value that an axis item names (`[grad]`, `[train.x]`), or None where it names an axis."""
-    parts = item.name.split(".")
-    if item.name in scope.axes:
-        return None
-    tree: s.Expr = s.Name(item.span, parts[0])
-    for part in parts[1:]:
-        tree = s.Field(item.span, tree, part, item.span)
-    found, value = scope.local(parts[0])
-    if not found and scope.frame is not None:
-        special = scope.frame.special(parts[0], item)
-        found, value = special is not None, special
-    if not found:
-        return None
-    value = e.tensor(e.evaluate(tree, scope), tree)
-    return value.type.axes if isinstance(value, Node) else ()
-
-
-def as_type(node: Any) -> Type:
-    return node.type if isinstance(node, Node) else Type("real")
+    return run_function(e, v.Function(definition, function.scope, bound), supplied, span)

@@ -15,13 +15,14 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Diagnostic, Label, Mistake, Report, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.passes.bodies import run_function
 from gradflow.passes.calls import bind_parameters, with_bound
+from gradflow.passes.chains import FlowBuilder
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.functions import run_function
 from gradflow.passes.parameters import words_of
 from gradflow.passes.pipelines import PipelineElaborator
 from gradflow.passes.scope import Module, Scope
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream
+from gradflow.passes.stages import Bundle, Change, Flow, Leaf, Upstream
 from gradflow.passes.suggestions import head
 from gradflow.procedures.states import Keeping
 from gradflow.topologies.edges import Rule
@@ -103,9 +104,7 @@ def check_definition(e: Elaborator, definition: s.Definition, module: Module) ->
 
 def check_pipeline(e: Elaborator, definition: s.Definition, home: Scope) -> None:
     if definition.value is not None:
-        inner = home.child(definition.name)
-        inner.names.update(parameters(e, definition, home))
-        inner.names["#definition"] = definition
+        inner = home.inside(definition, parameters(e, definition, home))
         value = e.evaluate(definition.value, inner)
         if not isinstance(value, v.Pipeline):
             raise not_a_pipeline(definition.value.span, value)
@@ -201,9 +200,7 @@ def check_function(e: Elaborator, definition: s.Definition, home: Scope, bound: 
             axes, target = _axes(e, option.axes, scope) if option.axes is not None else ((), None)
             supplied[name] = e.ops.source(Type("int" if target else option.base or "real", axes, target), "input", name)
     if definition.value is not None:
-        inner = home.child(definition.name)
-        inner.names.update(bound)
-        inner.names["#definition"] = definition
+        inner = home.inside(definition, bound)
         e.evaluate(definition.value, inner)
         return
     e.world, e.keeping = [], Keeping(e, definition.name)  # as if it were called with `~`

@@ -6,9 +6,7 @@ they share one `Elaborator`, which holds the graph, the diagnostics and the cont
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,17 +18,15 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Diagnostic, Label, Mistake, Report, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.passes.scope import Scope, standard_index
-from gradflow.passes.suggestions import listed, suggestion
+from gradflow.passes.fields import field_value
+from gradflow.passes.names import named
+from gradflow.passes.scope import Scope
 
 NUMBERS = (bool, int, float)
-TOPOLOGY = "#topology"  # the context in which link rules are read: their draws are made once, for all runs alike
-CONSTANTS = {"pi": math.pi, "inf": math.inf, "true": True, "false": False, "none": v.NONE}
 OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "and": "and", "or": "or"}
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 DEEPEST_CALL = 64
 FRAMES = 10_000  # Python's own limit: a call takes a dozen frames, and the expressions in it two for each level
-CLOCKS = {"t": "int", "t_end": "int", "progress": "real"}
 
 
 @dataclass
@@ -184,94 +180,7 @@ class Elaborator:
         return node.value
 
     def _name(self, node: s.Name, scope: Scope) -> Any:
-        found, value = self.look_up(node.id, scope, node)
-        if found:
-            return value
-        known = [*scope.locals(), *scope.module.definitions, *standard_index(), *self.builtin_names(), *CONSTANTS, *scope.axes]
-        raise mistake(
-            "E0201", node.span, f"unknown name `{node.id}`", label="not defined here",
-            why="no local name, parameter, axis, definition or built-in function is called so",
-            more=lambda: suggestion(node.span, node.id, known, "bind it before this line, or import the file that defines it"),
-        )  # fmt: skip
-
-    def look_up(self, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
-        """(found, value): local names, then axes (their size), clocks, definitions, primitives, built-ins."""
-        found, value = scope.local(name)
-        if found:
-            if isinstance(value, v.Missing):
-                raise mistake(
-                    "E0205", node.span, f"`{value.owner}` needs the input `{value.name}`", label="read here",
-                    why="the call does not supply it, and no record in reach has it",
-                    fix=f"pass `{value.name}: ..`, or a record that has a field `{value.name}`",
-                )  # fmt: skip
-            self.used.add(name)
-            return True, self.force(value)
-        if name in scope.axes and not (name == "param" and scope.frame is not None):
-            return True, self.axis_length(name, scope, node)
-        if name in CONSTANTS:
-            return True, CONSTANTS[name]
-        if name in CLOCKS:
-            return True, self.clock(name, scope)
-        special = self.special_name(name, scope, node)
-        if special is not None:
-            return True, special
-        return self.definition_value(name, scope, node)
-
-    def force(self, value: Any) -> Any:
-        """A lazy name (a live formula of a pipeline) is evaluated when it is read."""
-        from gradflow.passes.pipelines import Formula
-
-        if isinstance(value, v.Broken):
-            raise Mistake(value.diagnostic)
-        return value.read() if isinstance(value, Formula) else value
-
-    def special_name(self, name: str, scope: Scope, node: s.Node) -> Any:
-        """`grad`, `param`, `objective`, `graph` inside stages; None elsewhere."""
-        frame = scope.frame
-        return frame.special(name, node) if frame is not None else None
-
-    def definition_value(self, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
-        from gradflow.passes.calls import definition_value
-
-        return definition_value(self, name, scope, node)
-
-    def builtin_names(self) -> Iterable[str]:
-        from gradflow.builtins.functions import BUILTINS
-
-        return BUILTINS
-
-    def clock(self, name: str, scope: Scope) -> Any:
-        flow = "" if self.context.flow == TOPOLOGY else self.context.flow
-        if name == "t" and flow and self.context.passes is not None:
-            return self.context.passes
-        if name == "progress":
-            return self.tensor(self.ops.elementwise("div", self._clock("t", flow), self._clock("t_end", flow)))
-        return self._clock(name, flow)
-
-    def _clock(self, name: str, flow: str) -> Node:
-        return self.ops.source(Type(CLOCKS[name]), "clock", name, *([flow] if flow else []))
-
-    def axis_length(self, name: str, scope: Scope, node: s.Node) -> Any:
-        axis = scope.axes[name]
-        if axis.size is not None:
-            return axis.size
-        holder = self.holder(name, scope)
-        if holder is None:
-            raise mistake(
-                "E0303", node.span, f"the size of axis `{name}` is not known here", why="no value in reach has this axis",
-                fix=f"read it off a value: `size(x, over: {name})`",
-            )  # fmt: skip
-        return self.ops.axis_size(name, holder)
-
-    def holder(self, name: str, scope: Scope) -> Node | None:
-        """Some value in scope that has the axis, to read its length off."""
-        current: Scope | None = scope
-        while current is not None:
-            for value in current.names.values():
-                if isinstance(value, Node) and value.type.has(name):
-                    return value
-            current = current.parent
-        return None
+        return named(self, node, scope)
 
     def _group(self, node: s.Group, scope: Scope) -> Any:
         if len(node.items) == 1 and node.items[0].name is None:
@@ -340,26 +249,7 @@ class Elaborator:
         return v.FirstFitting(tuple(stage_value(self, option, scope) for option in node.options), node.span)
 
     def _field(self, node: s.Field, scope: Scope) -> Any:
-        if isinstance(node.value, s.Name) and not scope.local(node.value.id)[0]:
-            imported = scope.imported(node.value.id, node)
-            if imported is not None:
-                found, value = self.definition_value(node.name, imported.scope(), node)
-                if found:
-                    return value
-        value = self.evaluate(node.value, scope)
-        return self.field_of(value, node, scope)
-
-    def field_of(self, value: Any, node: s.Field, scope: Scope) -> Any:
-        from gradflow.passes.calls import fields_of
-
-        fields = fields_of(self, value, node, scope)
-        if node.name in fields:
-            found = fields[node.name]
-            return found() if callable(found) and not isinstance(found, type) else found
-        raise mistake(
-            "E0202", node.name_span, f"{v.kind_name(value)} has no field `{node.name}`", why=f"it has {listed(sorted(fields)) or 'no fields at all'}",
-            **suggestion(node.name_span, node.name, fields, "use one of its fields" if fields else "use the value itself, without `.`"),
-        )  # fmt: skip
+        return field_value(self, node, scope)
 
     def _index(self, node: s.Index, scope: Scope) -> Any:
         from gradflow.passes.indexing import index_value
@@ -434,23 +324,3 @@ class Elaborator:
                 if maps:
                     result[i] = self.ops.gather(result[i], maps[0], axis.name)
         return result
-
-    # ---- axes
-
-    def axis_names(self, node: s.Expr, scope: Scope, value: Any = None) -> tuple[str, ...]:
-        """The axes that `over: e` names: `token`, `[pair, token]`, or the axes of another value (`inner.param`)."""
-        items = [item.value for item in node.items] if isinstance(node, s.ListOf) else [node]
-        if not items:
-            raise mistake("E0306", node.span, "an axis name is needed here", why="an empty list names no axis", fix="name one: `over: token`")
-        names: list[str] = []
-        for item in items:
-            if isinstance(item, s.Name):
-                names.append(item.id)
-            elif isinstance(item, s.Field) and item.name == "param":
-                names.append("param")
-            else:
-                raise mistake(
-                    "E0306", item.span, "an axis name is needed here", why="`over:` names the axes to reduce",
-                    fix="`over: token`, or several: `over: [sample, token]`",
-                )  # fmt: skip
-        return tuple(names)

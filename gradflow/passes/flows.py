@@ -18,11 +18,11 @@ from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.language.source import Span
 from gradflow.passes import properties
 from gradflow.passes import values as v
-from gradflow.passes.calls import unbuilt
+from gradflow.passes.chains import FlowBuilder
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Upstream, flatten
-from gradflow.passes.suggestions import listed
+from gradflow.passes.stages import Bundle, Change, Flow, Upstream, flatten
+from gradflow.passes.suggestions import listed, unbuilt
 from gradflow.passes.trained import Trained, all_trained, leaves_of
 from gradflow.plan.program import StatePlan
 from gradflow.topologies.needs import check_over

@@ -13,6 +13,7 @@ from gradflow.language.diagnostics import Label, mistake
 from gradflow.library.catalogue import FieldSpec, MissingExtra, catalogue
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.formulas import force
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
 
@@ -125,8 +126,8 @@ def _named_in(e: Elaborator, tree: s.Expr, scope: Scope) -> v.Model | None:
     for part in s.walk(tree):
         if isinstance(part, s.Name):
             found, value = scope.local(part.id)
-            if found and isinstance(e.force(value), v.Model):
-                return e.force(value)
+            if found and isinstance(force(value), v.Model):
+                return force(value)
     return None
 
 

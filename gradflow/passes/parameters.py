@@ -6,6 +6,7 @@ from typing import Any
 
 from gradflow.graph.graph import Node
 from gradflow.language import syntax as s
+from gradflow.language import syntax_words
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.expressions import COMPARISONS, NUMBERS, Elaborator
@@ -13,23 +14,7 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed, suggestion
 
 BASES = {"real", "int", "bool", "text"}
-KINDS = {
-    "function",
-    "objective",
-    "estimator",
-    "projection",
-    "update",
-    "exchange",
-    "topology",
-    "format",
-    "schedule",
-    "pipeline",
-    "claim",
-    "flow",
-    "model",
-    "data",
-    "tools",
-}
+KINDS = {*syntax_words.KINDS, "flow", "model", "data", "tools"}
 KIND_WORDS = {
     "objective": "an objective", "estimator": "an estimator", "update": "an update", "exchange": "an exchange", "data": "a data set",
     "flow": "a stage",

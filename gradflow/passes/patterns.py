@@ -11,9 +11,9 @@ from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
-from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import unbuilt
 
 
 def match(

@@ -7,7 +7,7 @@ in the order of the text, flows of the pipeline before those of a `train` block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,15 +18,16 @@ from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, Report, mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import unpacked
-from gradflow.passes.calls import declared_axes, unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.flows import ElaboratedFlow, elaborate_flow
+from gradflow.passes.formulas import Formula, force
 from gradflow.passes.models import declare_primitive
 from gradflow.passes.place import split_rollout
 from gradflow.passes.scope import Scope
 from gradflow.passes.standalone import without_idle_states
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import head, listed, suggestion, unbuilt
 from gradflow.plan import program as p
 from gradflow.procedures.acting import actions_of
 from gradflow.procedures.asked import asked
@@ -40,51 +41,13 @@ OF_ROLLOUTS = {"epochs", "minibatches", "whole"}
 WORDS = {"precision": ("float32", "float64", "bfloat16"), "whole": ("group",)}  # settings that are one of these
 
 
-@dataclass(eq=False)
-class Formula:
-    """A live name of a pipeline. Read again, it is evaluated again unless nothing about the moment has changed."""
-
-    e: Elaborator
-    tree: s.Expr
-    scope: Scope
-    name: str
-    memo: dict[Any, Any] = field(default_factory=dict)
-    busy: bool = False
-
-    def read(self) -> Any:
-        if None in self.memo:
-            return self.memo[None]
-        c = self.e.context
-        axes = tuple(sorted((k, tuple(a.name for a in x)) for k, x in self.e.model_axes.items()))
-        key = (tuple(sorted((k, n.id) for k, n in c.parameters.items())), c.nodes, c.fresh, c.batch, axes)
-        if key not in self.memo:
-            if self.busy:
-                raise mistake(
-                    "E0210", self.tree.span, f"`{self.name}` is defined by itself", why="formulas cannot go round in a circle",
-                    fix="break the circle: what carries over from step to step is `state`, in a stage",
-                )  # fmt: skip
-            self.busy = True
-            try:
-                value = self.e.evaluate(self.tree, self.scope)
-            finally:
-                self.busy = False
-            self.e.remember(value)
-            if isinstance(value, v.STAGES):
-                self.memo[None] = value
-            self.memo[key] = value
-            return value
-        return self.memo[key]
-
-
 class PipelineElaborator:
     """Turns one pipeline with bound parameters into a Program."""
 
     def __init__(self, definition: s.Definition, home: Scope, bound: Mapping[str, Any], e: Elaborator | None = None):
         self.e = e or Elaborator(Report())
         self.definition = definition
-        self.scope = home.child(definition.name)
-        self.scope.names.update(bound)
-        self.scope.names["#definition"] = definition
+        self.scope = home.inside(definition, bound)
         self.bound = bound
         self.models: dict[str, p.ModelPlan] = {}
         self.data: dict[str, p.DataPlan] = {}
@@ -240,7 +203,7 @@ class PipelineElaborator:
         if head == "copy":
             first = tree.args[0].value if tree.args else None  # type: ignore[union-attr]
             found, other = scope.local(first.id) if isinstance(first, s.Name) else (False, None)
-            other = self.e.force(other)
+            other = force(other)
             if not found or not isinstance(other, v.Model):
                 raise mistake(
                     "E0301", tree.span, "`copy` takes a model", why="the copy starts with its parameters", fix="`model average = copy(net)`",
@@ -520,6 +483,3 @@ def stored(update: p.Update, wanted: set[str]) -> p.Update:
 
 def _no_module(seed: int) -> Any:
     raise RuntimeError("a free tensor has no module")
-
-
-__all__ = ["Formula", "PipelineElaborator"]

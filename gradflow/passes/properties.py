@@ -79,9 +79,7 @@ class _Dry:
 def _of_body(e: Elaborator, stage: v.Stage, frame: Any) -> list[Property]:
     from gradflow.graph.types import Axis
 
-    scope = stage.scope.child(stage.name, frame=_Dry(frame))
-    scope.names.update(stage.bound)
-    scope.names["#definition"] = stage.definition
+    scope = stage.scope.inside(stage.definition, stage.bound, _Dry(frame))
     size = frame.coordinates() if frame is not None else None
     scope.axes = {"param": Axis("param", size)}
     if stage.definition.pattern is not None and isinstance(stage.definition.pattern, s.ShapePattern):

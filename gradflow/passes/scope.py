@@ -14,13 +14,15 @@ from os.path import abspath, normpath
 from pathlib import Path
 from typing import Any
 
+from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.language.parser import parse
 from gradflow.language.source import Source
+from gradflow.language.syntax_words import KINDS
 
-HEADER = re.compile(r"^(function|objective|estimator|projection|update|exchange|topology|format|schedule|pipeline|claim)[ \t]+([A-Za-z_]\w*)", re.M)
+HEADER = re.compile(rf"^({'|'.join(KINDS)})[ \t]+([A-Za-z_]\w*)", re.M)
 
 
 def standard_folder() -> Path:
@@ -136,6 +138,13 @@ class Scope:
     def child(self, owner: str = "", frame: Any = None) -> Scope:
         return Scope({}, self, self.module, owner or self.owner, dict(self.axes), list(self.maps), frame or self.frame)
 
+    def inside(self, definition: s.Definition, bound: Mapping[str, Any] | None = None, frame: Any = None) -> Scope:
+        """Where the text of a definition is read: its parameters are bound, and its own name means the outer one."""
+        scope = self.child(definition.name, frame)
+        scope.names.update(bound or {})
+        scope.names["#definition"] = definition
+        return scope
+
     def local(self, name: str) -> tuple[bool, Any]:
         scope: Scope | None = self
         while scope is not None:
@@ -159,6 +168,16 @@ class Scope:
         while scope is not None:
             yield from scope.names
             scope = scope.parent
+
+    def holder(self, axis: str) -> Node | None:
+        """Some value in scope that has the axis, to read its length off."""
+        scope: Scope | None = self
+        while scope is not None:
+            for value in scope.names.values():
+                if isinstance(value, Node) and value.type.has(axis):
+                    return value
+            scope = scope.parent
+        return None
 
     def find(self, name: str, inside: s.Definition | None = None) -> tuple[s.Definition, Module] | None:
         """The definition a name means here. Inside its own definition a name means the outer one: there is no recursion to mean."""

@@ -15,12 +15,14 @@ from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, mistake
 from gradflow.passes import values as v
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.bodies import Body
-from gradflow.passes.calls import declared_axes, unbuilt
+from gradflow.passes.chains import FlowBuilder
 from gradflow.passes.expressions import NUMBERS
+from gradflow.passes.names import clock_node
 from gradflow.passes.scope import Scope
-from gradflow.passes.stages import Below, Bundle, Change, FlowBuilder, Leaf, StateSlot, Upstream, constant_upstream, flatten
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.stages import Below, Bundle, Change, Leaf, StateSlot, Upstream, constant_upstream, flatten
+from gradflow.passes.suggestions import head, listed, suggestion, unbuilt
 
 
 class StageBody(Body):
@@ -28,7 +30,7 @@ class StageBody(Body):
 
     def __init__(self, builder: FlowBuilder, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool):
         e = builder.e
-        scope = stage.scope.child(stage.name, frame=self)
+        scope = stage.scope.inside(stage.definition, stage.bound, self)
         scope.axes = {}
         super().__init__(e, scope, f"the {stage.kind} `{stage.name}`")
         self.builder, self.flow, self.stage = builder, builder.flow, stage
@@ -45,8 +47,6 @@ class StageBody(Body):
         self.slots: dict[str, StateSlot] = {}
         self.calls = 0
         self.ticks: list[s.On] = []
-        scope.names.update(stage.bound)
-        scope.names["#definition"] = stage.definition
         scope.axes.update({axis.name: axis for axis in (leaf.axes if leaf is not None else (bundle.axis,))})
         if builder.flow.topology is not None:
             scope.axes.setdefault("node", Axis("node", builder.flow.topology.nodes))
@@ -363,7 +363,7 @@ class StageBody(Body):
             return read
         if constant is None:
             start = self.e.ops.expand(self.retarget(init, target), type_.axes)
-            first = self.e.ops.elementwise("eq", self.e._clock("t", self.flow.name), 1)
+            first = self.e.ops.elementwise("eq", clock_node(self.e, "t", self.flow.name), 1)
             read = self.e.ops.constant(self.e.ops.choose(first, start, read))
         read = self.carried(read)
         slot = StateSlot(key, type_, constant, read)

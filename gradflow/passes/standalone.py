@@ -12,8 +12,9 @@ from typing import Any
 from gradflow.graph.graph import Node, Region, substitute
 from gradflow.graph.types import Axis, Type
 from gradflow.language.diagnostics import mistake
+from gradflow.passes.chains import FlowBuilder
 from gradflow.passes.expressions import Elaborator
-from gradflow.passes.stages import Bundle, Change, Flow, FlowBuilder, Leaf, Upstream, flatten
+from gradflow.passes.stages import Bundle, Change, Flow, Leaf, Upstream, flatten
 
 FLOW = "step"
 ROUNDS = 6

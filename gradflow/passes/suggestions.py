@@ -1,4 +1,5 @@
-"""What to write instead of an unknown name: what another library means by it, else the nearest known one, as an edit where there is little doubt.
+"""Wording that mistakes share. Instead of an unknown name: what another library means by it, else the nearest known one, as an edit where there is
+little doubt.
 
 Sites pass the result on to `mistake`: `mistake("E0404", span, .., **suggestion(span, name, known, "else this"))`.
 """
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Any
 
-from gradflow.language.diagnostics import Edit, nearest
+from gradflow.language.diagnostics import Edit, mistake, nearest
 from gradflow.language.source import Span
 
 CERTAIN = 0.75
@@ -42,3 +43,8 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     shown = [f"`{name}`" for name in names]
     rest = len(shown) - most
     return ", ".join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def unbuilt(span: Any, what: str, fix: str) -> Exception:
+    """What the language has and this version cannot run."""
+    return mistake("E0901", span, what, why="this is part of the language and parses, but this version of gradflow cannot run it", fix=fix)

@@ -10,6 +10,7 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
+from gradflow.passes.formulas import force
 from gradflow.passes.scope import Scope
 from gradflow.passes.stages import Leaf
 from gradflow.passes.suggestions import listed, suggestion
@@ -81,7 +82,7 @@ def trained(e: Elaborator, target: s.Target, scope: Scope) -> Trained:
     """The model that a flow's target names, and which of its leaves: `net`, or `net.scale` for those whose name ends so. Raises Mistake."""
     head_, _, rest = target.name.partition(".")
     found, value = scope.local(head_)
-    value = e.force(value) if found else None
+    value = force(value) if found else None
     if not isinstance(value, v.Model):
         known = [n for n in scope.locals() if isinstance(scope.local(n)[1], v.Model)]
         why = f"here it is {v.kind_name(value)}" if found else f"the models are {listed(known)}" if known else "the pipeline declares no model"

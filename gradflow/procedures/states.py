@@ -15,9 +15,9 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.passes.calls import declared_axes, unbuilt
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.expressions import NUMBERS
-from gradflow.passes.suggestions import head
+from gradflow.passes.suggestions import head, unbuilt
 from gradflow.plan.program import StatePlan
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.passes import values as v
-from gradflow.passes.bodies import Body, bind_axes
-from gradflow.passes.calls import call_values, unbuilt
+from gradflow.passes.axes import bind_axes
+from gradflow.passes.bodies import Body
+from gradflow.passes.calls import call_values
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import head, listed, suggestion, unbuilt
 from gradflow.schedules.exactness import difference
 from gradflow.schedules.plan import FIELDS, HOOK, RESULTS, SchedulePlan
 
@@ -42,9 +43,7 @@ def scheduled(e: Elaborator, value: Any, span: Any) -> SchedulePlan | None:
 def plan_of(e: Elaborator, value: v.Stage, span: Any) -> SchedulePlan:
     """The plan of a schedule, proved to be exact. Raises Mistake."""
     definition = value.definition
-    scope = value.scope.child(definition.name)
-    scope.names.update(value.bound)
-    scope.names["#definition"] = definition
+    scope = value.scope.inside(definition, value.bound)
     scope.names["dropout"] = 0
     body = ScheduleBody(e, scope, f"the schedule `{definition.name}`")
     with e.at(batch=False):

@@ -18,7 +18,7 @@ from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
-from gradflow.passes.calls import declared_axes
+from gradflow.passes.axes import declared_axes
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 

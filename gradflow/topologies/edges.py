@@ -149,7 +149,7 @@ def _flat(e: Elaborator, topology: v.Topology, scope: Scope) -> tuple[Node, Node
     """
     ops = e.ops
     known = scope.axes.get("link")
-    holder = e.holder("link", scope)
+    holder = scope.holder("link")
     size = known.size if known is not None and known.size is not None else holder.type.axis("link").size if holder is not None else None
     if size is None or topology.nodes is None:
         raise mistake(

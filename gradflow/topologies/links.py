@@ -18,7 +18,8 @@ from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
 from gradflow.passes.calls import call_values
 from gradflow.passes.constants import is_closed
-from gradflow.passes.expressions import TOPOLOGY, Elaborator
+from gradflow.passes.expressions import Elaborator
+from gradflow.passes.names import TOPOLOGY
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import listed
 from gradflow.topologies.edges import Factors, Rule, ends, incidence, link_count
