@@ -13,7 +13,7 @@ from typing import Any
 
 from gradflow.builtins.heads import is_head, with_head
 from gradflow.events.plan import check_unit
-from gradflow.graph.graph import Node, Region, ordered
+from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, Report, mistake
@@ -30,12 +30,14 @@ from gradflow.passes.standalone import without_idle_states
 from gradflow.passes.suggestions import head, listed, suggestion, unbuilt
 from gradflow.plan import program as p
 from gradflow.procedures.acting import actions_of
+from gradflow.procedures.asked import asked
 from gradflow.procedures.states import Keeping
 from gradflow.topologies.facts import facts as topology_facts
 
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts", "events", "time")
 SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro", "whole"}
+OF_ROLLOUTS = {"epochs", "minibatches", "whole"}
 WORDS = {"precision": ("float32", "float64", "bfloat16"), "whole": ("group",)}  # settings that are one of these
 
 
@@ -55,6 +57,7 @@ class PipelineElaborator:
         self.flows: dict[int, str] = {}
         self.pending: list[tuple[s.Statement, Scope]] = []
         self.e.world = []
+        self.asked: list[Any] = []  # calls that reports make
         self.e.constants["scheduled"] = any(isinstance(one, s.ScheduleIs) for one in definition.body or ())
         self.schedule: Any = None
 
@@ -359,7 +362,7 @@ class PipelineElaborator:
                 why=f"this is {v.kind_name(count)}",
                 fix="give a number, or an `int` parameter of the pipeline",
             )  # fmt: skip
-        settings = self.settings(statement)
+        settings = self.settings(statement, unit)
         scope = self.scope.child()
         inner: list[tuple[s.Statement, Scope]] = []
         periodic: list[s.Every] = []
@@ -381,15 +384,21 @@ class PipelineElaborator:
             if isinstance(one, s.Bind) and one.op == "~" and one.targets[0].name in scope.names:
                 self.scope.names.setdefault(one.targets[0].name, scope.names[one.targets[0].name])
         check_unit(unit, actions, statement.span)
-        reports = tuple(self.periodic(one, scope) for one in periodic)
+        reports = tuple(self.periodic(one, unit, scope) for one in periodic)
         final = self.reports(tuple(last), 0, unit, scope, statement.span) if last else None
         wanted = {"/".join((n["kind"], *n["path"])) for r in (*reports, final) if r is not None for n in r.region.sources()}
         kept = tuple(stored(action, wanted) if isinstance(action, p.Update) else action for action in actions)
         self.phases.append(p.Phase(count, unit, settings, kept, reports, statement.span, final))
 
-    def settings(self, statement: s.Train) -> dict[str, Any]:
+    def settings(self, statement: s.Train, unit: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for arg in statement.args:
+            if arg.name in OF_ROLLOUTS and unit != "rollouts":
+                raise mistake(
+                    "E0404", head(arg.span, arg.name), f"`{arg.name}` says how rollouts are gone through, this trains by {unit}",
+                    why=f"one of the {unit} is one update" if unit == "steps" else "what is drawn once and gone through is a rollout",
+                    fix="count in rollouts, or remove it",
+                )  # fmt: skip
             if arg.name not in SETTINGS:
                 place = head(arg.span, arg.name) if arg.name else arg.span
                 raise mistake(
@@ -413,7 +422,7 @@ class PipelineElaborator:
             found[arg.name] = value
         return found
 
-    def periodic(self, statement: s.Every, scope: Scope) -> p.Periodic:
+    def periodic(self, statement: s.Every, phase: str, scope: Scope) -> p.Periodic:
         count = 1 if statement.count is None else self.e.evaluate(statement.count, scope)
         if not isinstance(count, int) or count < 1:
             place = statement.count.span if statement.count is not None else statement.span
@@ -421,7 +430,13 @@ class PipelineElaborator:
                 "E0526", place, "a period must be a whole number, at least 1", why=f"this is {v.kind_name(count)}",
                 fix=f"`every 10 {UNITS.get(statement.unit, statement.unit)} {{ .. }}`",
             )  # fmt: skip
-        return self.reports(statement.body, count, UNITS.get(statement.unit, statement.unit), scope, statement.span)
+        unit = UNITS.get(statement.unit, statement.unit)
+        if unit != phase and unit not in ("steps", "rounds", "epochs"):  # those are counted in updates
+            raise mistake(
+                "E0525", self.named(statement.unit, statement.span), f"`every {count} {statement.unit}` cannot be counted in a phase of {phase}",
+                why="a period counts the unit that is trained by, or the updates in it", fix=f"`every {count} {phase} {{ .. }}`",
+            )  # fmt: skip
+        return self.reports(statement.body, count, unit, scope, statement.span)
 
     def reports(self, statements: tuple[s.Statement, ...], count: int, unit: str, scope: Scope, span: Any) -> p.Periodic:
         """What an `every` block reports; count 0 is for reports at the end of the training."""
@@ -429,6 +444,7 @@ class PipelineElaborator:
         results: list[tuple[str, Node]] = []
         checkpoint = False
         before = len(self.e.world or [])
+        self.e.reporting = True
         for one in statements:
             with self.e.collecting():
                 if isinstance(one, s.ReportAs):
@@ -447,9 +463,10 @@ class PipelineElaborator:
                         why="it holds `report`, `checkpoint` and formulas",
                         fix="put it in the `train` block around it, or in the pipeline",
                     )  # fmt: skip
-        used = {n["path"][0] for _, root in results for n in ordered([root]) if n.op == "source" and n["kind"] == "world"}
-        calls = tuple(c for c in (self.e.world or [])[before:] if c.id in used)
-        return p.Periodic(count, unit, Region(tuple(results), (), "report"), calls, checkpoint, span)
+        self.e.reporting = False
+        self.asked += (self.e.world or [])[before:]
+        region = Region(tuple(results), (), "report")
+        return p.Periodic(count, unit, region, asked(region.sources(), self.asked)[0], checkpoint, span)
 
 
 def stored(update: p.Update, wanted: set[str]) -> p.Update:
