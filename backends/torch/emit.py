@@ -235,8 +235,10 @@ def absorbed(w: Writer, node: Node) -> Node | None:
 
 
 def arg_extreme(w: Writer, node: Node) -> str:
-    below = node.inputs[0]
-    return f"{w.cast(below, w.ref(below), 'int') if below.type.base == 'bool' else w.ref(below)}.{node.op}({below.type.names.index(node['over'])})"
+    below, over = node.inputs[0], node["over"]
+    text = w.cast(below, w.ref(below), "int") if below.type.base == "bool" else w.ref(below)
+    dim = below.type.names.index(over)
+    return f"{text}.{node.op}({dim})" if below.type.axis(over).size else f"arg_extreme({node.op!r}, {text}, {dim})"
 
 
 def cumsum(w: Writer, node: Node) -> str:

@@ -79,6 +79,14 @@ def extreme(op: str, x: Tensor, dims: Sequence[int]) -> Tensor:
     return x.new_full([n for d, n in enumerate(x.shape) if d not in dims], _neutral(op, x.dtype))
 
 
+def arg_extreme(op: str, x: Tensor, dim: int) -> Tensor:
+    """argmax or argmin along a dimension that may be empty where there are no rows either: then there are no places."""
+    shape = x.shape[:dim] + x.shape[dim + 1 :]
+    if 0 in shape:
+        return torch.zeros(shape, dtype=torch.int64, device=x.device)
+    return x.argmax(dim) if op == "argmax" else x.argmin(dim)
+
+
 # ---- groups
 
 
@@ -88,7 +96,7 @@ def segments(op: str, x: Tensor, index: Tensor, over: int, size: int | None) -> 
     if size is None:
         size = entries(index)
     lead = x.shape[: x.dim() - over]
-    rows = x.reshape(math.prod(lead), -1)
+    rows = x.reshape(math.prod(lead), math.prod(x.shape[len(lead) :]))  # no -1: any of these may be 0
     target = torch.full((rows.shape[0], size), _neutral(op, x.dtype), dtype=x.dtype, device=x.device)
     places = index.expand(x.shape[x.dim() - index.dim() :])
     if op == "sum" and index.dim() == over:
@@ -115,7 +123,7 @@ def gather_rows(x: Tensor, index: Tensor, shared: int) -> Tensor:
     """x [S.., A, R..] at index [S.., M..] along A: [S.., M.., R..]."""
     index = _from_start(index, x.shape[shared])
     if x.dim() == shared + 1:
-        flat = index.reshape(*index.shape[:shared], -1)
+        flat = index.reshape(*index.shape[:shared], math.prod(index.shape[shared:]))
         return torch.gather(x, shared, flat).reshape(index.shape)
     if shared == 0:
         return x.index_select(0, index.reshape(-1)).reshape(*index.shape, *x.shape[1:])
@@ -127,10 +135,10 @@ def scatter_rows(x: Tensor, index: Tensor, shared: int, shape: Sequence[int]) ->
     target = torch.zeros(tuple(shape), dtype=x.dtype, device=x.device)
     index = _from_start(index, shape[shared])
     if len(shape) == shared + 1:
-        flat = index.reshape(*index.shape[:shared], -1)
+        flat = index.reshape(*index.shape[:shared], math.prod(index.shape[shared:]))
         return target.scatter_add_(shared, flat, x.reshape(flat.shape))
     if shared == 0:
-        return target.index_add_(0, index.reshape(-1), x.reshape(-1, *shape[1:]))
+        return target.index_add_(0, index.reshape(-1), x.reshape(index.numel(), *shape[1:]))
     return target.index_put_((*_rows(shape[:shared], index), index), x, accumulate=True)
 
 
@@ -161,9 +169,10 @@ def order(x: Tensor, dim: int, descending: bool) -> Tensor:
 
 def ranks(x: Tensor, dims: Sequence[int], descending: bool) -> Tensor:
     """The place of each entry in the sorted order of the flattened `dims`, 0 first; equal entries keep their order."""
-    last = list(range(x.dim() - len(dims), x.dim()))
+    kept = x.dim() - len(dims)
+    last = list(range(kept, x.dim()))
     moved = x.movedim(list(dims), last)
-    flat = moved.reshape(*moved.shape[: x.dim() - len(dims)], -1)
+    flat = moved.reshape(*moved.shape[: x.dim() - len(dims)], math.prod(moved.shape[x.dim() - len(dims) :]))
     places = order(flat, -1, descending)
     place = torch.empty_like(places)
     place.scatter_(-1, places, torch.arange(flat.shape[-1], device=x.device).expand_as(places))

@@ -7,9 +7,12 @@ declaration; what cannot be traced to a place there is not said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from gradflow.analyses.origins import Drawn, Origins, draws_responses, option
+from gradflow.analyses.places import Places
+from gradflow.analyses.weights import counting
 from gradflow.graph.graph import Node, Region, depends, ordered
 from gradflow.graph.operations import ELEMENTWISE
 from gradflow.language import syntax as s
@@ -21,7 +24,6 @@ from gradflow.passes.suggestions import head
 from gradflow.plan import program as p
 from gradflow.procedures import acts
 
-KEEPING = {"div", "neg", "abs", "stop", "sum", "expand", "rename", "gather", "leaf", "slice", "scatter_add", "segment_sum"}  # 0 where the first is
 REDUCING = {"sum", "mean", "max", "min", "any", "all", "prod", "axis_size", "dot"}
 
 
@@ -30,12 +32,13 @@ def check_knobs(e: Elaborator, program: p.Program, definition: s.Definition, sco
     from gradflow.analyses.policy_knobs import check_policy
     from gradflow.analyses.training import check_training
 
+    places = Places(definition, scope, e.home)
     check_training(e, program, definition, scope)
-    check_policy(e, program, definition, scope)
+    check_policy(e, program, places)
     reference_without_weight(e, program)
     for phase in program.phases:
         periods(e, phase)
-        groups_of_one(e, phase, definition)
+        groups_of_one(e, phase, places)
         slower_counts(e, phase)
         if phase.settings.get("epochs", 1) == phase.settings.get("minibatches", 1) == 1:
             dead_clips(e, phase, definition, scope)
@@ -50,12 +53,10 @@ def updates(phase: p.Phase) -> list[p.Update]:
 
 def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: Scope) -> None:
     """W0107: every rollout is used for one update, so what samples were drawn with is what is trained, and no ratio leaves its range."""
-    policies = {
-        draw.name: draw.call.models.get("policy") for draw in acts.acts_in(phase.actions) if isinstance(draw, acts.Draw) and _plain(draw.call)
-    }
-    trained = [model for update in updates(phase) for model in update.models]
+    moved = [model for update in updates(phase) for model in update.models]
+    moved += [action.model for action in phase.actions if isinstance(action, p.Assign)]
     for update in updates(phase):
-        known = _at_the_sampler(update.region, {k: m for k, m in policies.items() if trained.count(m or "") == 1})
+        known = _at_the_sampler(update.region, Origins(phase.actions, update), {model for model in moved if moved.count(model) == 1})
         for node in update.region.nodes():
             if _idle(node, known):
                 for span, option in _said_as(node.span, definition, scope):
@@ -66,22 +67,30 @@ def dead_clips(e: Elaborator, phase: p.Phase, definition: s.Definition, scope: S
                     )  # fmt: skip
 
 
-def _plain(call: acts.WorldCall) -> bool:
-    """Samples whose `logp_old` is what `score` says of them under the same parameters."""
-    return call.primitive == "sample" and call.options.get("scored_at", 1.0) == 1.0
+def _sampler(node: Node, origins: Origins, trained: set[str]) -> str | None:
+    """The policy, trained at one place only, that says this of samples when they are drawn: their `logp_old`, or `score` in a function."""
+    found = {_said_by(end) for end in origins.ends(node)}
+    policy = found.pop() if len(found) == 1 else None
+    return policy if policy in trained else None
 
 
-def _at_the_sampler(region: Region, policies: dict[str, str | None]) -> dict[int, Any]:
+def _said_by(end: Drawn | Node) -> str | None:
+    if isinstance(end, Drawn):
+        plain = draws_responses(end.call) and end.field == "logp_old" and option(end.call, "scored_at") == 1
+        return end.call.models.get("policy") if plain else None
+    plain = end.op == "model" and end["output"] == "logp" and not end["options"] and end.inputs[0].op == "source"
+    return end["model"] if plain else None
+
+
+def _at_the_sampler(region: Region, origins: Origins, trained: set[str]) -> dict[int, Any]:
     """What nodes are worth while the policy is still the one that drew the samples: numbers, or a text for its log-probabilities."""
     known: dict[int, Any] = {}
     for node in region.nodes():
         inputs = [known.get(below.id) for below in node.inputs]
         if node.op == "const":
             known[node.id] = node["value"]
-        elif node.op == "model" and node["output"] == "logp" and not node["options"] and node.inputs[0].op == "source":
-            known[node.id] = f"logp of {node['model']}"
-        elif node.op == "source" and node["kind"] == "held" and node["path"][1] == "logp_old":
-            known[node.id] = f"logp of {policies.get(node['path'][0])}"
+        elif node.op in ("model", "source") and node.type.base == "real" and (policy := _sampler(node, origins, trained)) is not None:
+            known[node.id] = f"logp of {policy}"
         elif node.op == "sub" and isinstance(inputs[0], str) and inputs[0] == inputs[1]:
             known[node.id] = 0.0
         elif node.op in ("where", "choose"):
@@ -152,35 +161,40 @@ def _parameters(definition: s.Definition, call: s.Call) -> set[str]:
 # ---- the others
 
 
-def groups_of_one(e: Elaborator, phase: p.Phase, definition: s.Definition) -> None:
+def groups_of_one(e: Elaborator, phase: p.Phase, places: Places) -> None:
     """W0112: statistics of a group of one sample compare it with itself."""
-    for draw in phase.actions:
-        if not isinstance(draw, acts.Draw) or draw.call.primitive != "sample" or draw.call.options.get("group") != 1:
-            continue
-        regions = [region for update in updates(phase) for region in (update.region, update.rollout) if region is not None]
-        maps = [n.inputs[1] for region in regions for n in region.nodes() if n.op.startswith("segment_")]
-        grouped = any(n.get("kind") == "held" and n.get("path") == (draw.name, "group") for n in maps)
-        said = [arg for call in _calls(definition) if call.span == draw.call.span for arg in call.args if arg.name == "group"]
-        if grouped and said:
+    alone: dict[str, tuple[acts.WorldCall, Origins]] = {}
+    for origins, nodes in grouping(phase):
+        for node in (n.inputs[1] for n in nodes if n.op.startswith("segment_")):
+            drawn = origins.drawn(node) or []
+            if drawn and all(one.field == "group" and draws_responses(one.call) and option(one.call, "group") == 1 for one in drawn):
+                alone |= {one.call.id: (one.call, origins) for one in drawn}
+    for call, origins in alone.values():
+        said = places.of_option(call, "group", origins, 1)
+        place = said[0] if said is not None else places.of_call(call, origins)
+        if place is not None:
             e.warn(
-                "W0112", said[0].span, "with one sample a prompt there is no group to compare with",
+                "W0112", place, "with one sample a prompt there is no group to compare with",
                 why="its mean is the sample's own reward, and its spread is 0",
                 fix="draw more, `group: 8`, or use an objective that does not compare within groups",
             )  # fmt: skip
 
 
+def grouping(phase: p.Phase) -> Iterator[tuple[Origins, list[Node]]]:
+    """The formulas of a phase that may compare samples: those of its flows with what they read, and so those of the functions that drew for them."""
+    for update in updates(phase):
+        origins = Origins(phase.actions, update)
+        yield origins, origins.behind(update.region.roots)
+
+
 def reference_without_weight(e: Elaborator, program: p.Program) -> None:
     """W0109: a model that is only read behind a product with 0."""
-    regions = [region for phase in program.phases for update in updates(phase) for region in (update.region, update.rollout) if region is not None]
     busy = {model for phase in program.phases for update in updates(phase) for model in update.models}
     for phase in program.phases:
         reports = (*phase.periodic, *([phase.final] if phase.final is not None else []))
-        regions += [action.region for action in phase.actions if isinstance(action, p.Assign)] + [one.region for one in reports]
-        regions += [region for act in acts.acts_in(phase.actions) for region in acts.regions_in(act)]
         calls = acts.calls_in(phase.actions) + [call for one in reports for call in one.calls]
         busy |= {model for call in calls for model in call.models.values()}
-    read = {name for region in regions for name in _models(region.nodes())}
-    weighty = {name for region in regions for name in _models(_behind_weights(region))}
+    read, weighty = (_models(counting(program, weights)) for weights in (False, True))
     for name in sorted((read - weighty - busy) & set(program.models)):
         e.warn(
             "W0109", program.models[name].span, f"the model `{name}` is loaded and scored, and its weight is 0",
@@ -189,27 +203,8 @@ def reference_without_weight(e: Elaborator, program: p.Program) -> None:
         )  # fmt: skip
 
 
-def _models(nodes: list[Node]) -> set[str]:
+def _models(nodes: Iterable[Node]) -> set[str]:
     return {node["path"][0] for node in nodes if node.op == "source" and node["kind"] == "param"}
-
-
-def _behind_weights(region: Region) -> list[Node]:
-    """The nodes that count: what is only read by something that is 0 whatever it reads is left out."""
-    zero: set[int] = set()
-    for node in region.nodes():
-        zeros = [below.id in zero for below in node.inputs]
-        sides = zeros[1:] if node.op in ("where", "choose") else zeros
-        one = node.op == "const" and node["value"] == 0 or node.op in ("mul", "dot") and any(zeros) or node.op in KEEPING and zeros[0]
-        if one or node.op in ("add", "sub", "where", "choose", "pack") and all(sides):
-            zero.add(node.id)
-    found: dict[int, Node] = {}
-    stack = list(region.roots)
-    while stack:
-        node = stack.pop()
-        if node.id not in found and node.id not in zero:
-            found[node.id] = node
-            stack.extend(node.inputs)
-    return list(found.values())
 
 
 def periods(e: Elaborator, phase: p.Phase) -> None:
@@ -228,13 +223,14 @@ def slower_counts(e: Elaborator, phase: p.Phase) -> None:
     if phase.settings.get("minibatches", 1) == 1:
         return
     for update in updates(phase):
-        taken = {name: node for name, node in update.rollout.results} if update.rollout is not None else {}
+        origins = Origins(phase.actions, update)
         live = depends(update.region.roots, lambda n: n.op == "model")
         for node in update.region.nodes():
             if node.op != "div" or node.inputs[0].id not in live or node.span.file != e.home:
                 continue
-            below = taken.get("/".join(("rollout", *node.inputs[1]["path"]))) if node.inputs[1].get("kind") == "rollout" else None
-            if below is not None and _reduced(below, "sample") and _reduced(node.inputs[0], "sample"):
+            ends = [end for end in origins.ends(node.inputs[1]) if end is not node.inputs[1]]
+            counts = [end for end in ends if isinstance(end, Node) and _reduced(end, "sample")]
+            if counts and len(counts) == len(ends) and _reduced(node.inputs[0], "sample"):
                 e.warn(
                     "W0111", node.span, "a sum over the mini-batch is divided by a count over the whole rollout",
                     fix="use `mean(.., where: ..)`, which counts what it sums",

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gradflow.analyses.origins import Origins
 from gradflow.graph.graph import Node
 from gradflow.language.source import Span
+from gradflow.procedures.acts import Draw, WorldCall
 
 AXES = ("token", "place")  # of `gradflow/library/rollouts.py`
 FIELDS = ("logp_old", "entropy_old", "logits_old", "action", "ids")
@@ -22,7 +24,7 @@ def padding_counts(e: Any, x: Any, over: tuple[str, ...], span: Span) -> None:
     if axis is None or not isinstance(x, Node) or not x.type.has(axis) or x.type.base == "bool":
         return
 
-    if any(_padded(node, axis) for node in _arithmetic(x)):
+    if any(_padded(e, node, axis) for node in _arithmetic(x)):
         e.warn(
             "W0123", span, f"this mean over `{axis}` counts the padding behind the responses",
             why="they are as wide as the longest of the rollout, so the mean depends on the others",
@@ -30,10 +32,20 @@ def padding_counts(e: Any, x: Any, over: tuple[str, ...], span: Span) -> None:
         )  # fmt: skip
 
 
-def _padded(node: Node, axis: str) -> bool:
+def _padded(e: Any, node: Node, axis: str) -> bool:
+    held = node.op == "source" and node["kind"] in ("held", "world") and node.type.base != "bool"
+    return node.type.has(axis) and any(_of_a_response(one, axis) for one in (_drawn_so_far(e).behind([node]) if held else [node]))
+
+
+def _of_a_response(node: Node, axis: str) -> bool:
     if node.op == "model":
         return node.get("method") == "score" and node.type.has(axis)
     return node.op == "source" and node["kind"] in ("held", "world") and node["path"][-1].rpartition(".")[2] in FIELDS and node.type.has(axis)
+
+
+def _drawn_so_far(e: Any) -> Origins:
+    made = [action for name, actions in e.constants.items() if name.startswith("draw ") for action in actions]
+    return Origins([*made, *(Draw("", one) if isinstance(one, WorldCall) else one for one in e.world or ())])
 
 
 def _arithmetic(x: Node) -> Iterator[Node]:

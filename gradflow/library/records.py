@@ -15,6 +15,7 @@ from gradflow.library.catalogue import DataSpec, FieldSpec, primitive
 from gradflow.library.text_tasks import Tasks
 
 ROWS = ("sample", "prompt")
+MOVERS = ("pick", "first", "rest", "join")  # give back the rows that went in, and compute nothing
 Types = Mapping[str, Mapping[str, tuple[tuple[str, ...], str | None]]]
 Record = dict[str, Any]
 

@@ -74,6 +74,7 @@ class Elaborator:
         self.world: list[Any] | None = None  # what acts: calls and loops, in their order (see gradflow/procedures)
         self.calls = 0
         self.keeping: Any = None  # what the `~` that is being read keeps from unit to unit
+        self.reporting = False  # whether what is read is reported: calls are then made for it
         self.stage_values: dict[int, dict[str, tuple[str, str, str, Type]]] = {}
         self.model_axes: dict[str, tuple[Axis, ...]] = {}
         self.sealed: set[int] = set()  # ids of values of black boxes
@@ -148,7 +149,7 @@ class Elaborator:
 
     def remember(self, value: Any) -> None:
         """A formula of an objective or a pipeline, or the fields of one: taken once per rollout if nothing live is in it."""
-        for node in value.fields.values() if isinstance(value, v.Record) else (value,):
+        for node in (*value.fields.values(), value.value) if isinstance(value, v.Record) else (value,):
             if isinstance(node, Node):
                 self.formulas[node.id] = node
 
@@ -198,8 +199,8 @@ class Elaborator:
         )  # fmt: skip
 
     def _unary(self, node: s.Unary, scope: Scope) -> Any:
-        value = self.tensor(self.evaluate(node.operand, scope), node.operand)
-        return self.ops.elementwise("not" if node.op == "not" else "neg", value)
+        operand = self.evaluate(node.operand, scope)
+        return v.reporting(self.ops.elementwise("not" if node.op == "not" else "neg", self.tensor(operand, node.operand)), operand)
 
     def _binary(self, node: s.Binary, scope: Scope) -> Any:
         left = self.evaluate(node.left, scope)
@@ -210,7 +211,7 @@ class Elaborator:
             from gradflow.topologies.links import combine
 
             return combine(self, node, left, right)
-        return self.arithmetic(OPERATORS[node.op], node, scope, (left, node.left), (right, node.right))
+        return v.reporting(self.arithmetic(OPERATORS[node.op], node, scope, (left, node.left), (right, node.right)), left, right)
 
     def _compare(self, node: s.Compare, scope: Scope) -> Any:
         parts = [(self.evaluate(operand, scope), operand) for operand in node.operands]

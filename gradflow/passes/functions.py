@@ -68,7 +68,8 @@ def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[st
             "E0509", definition.name_span, f"`{definition.name}` returns nothing", why="a function is what it returns", fix="end it with `return ..`",
         )  # fmt: skip
     if isinstance(body.returned, v.Record):
-        return replace(body.returned, fields={n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}, name=definition.name)
+        fields = {n: unrenamed(e, x, back) for n, x in body.returned.fields.items()}
+        return replace(body.returned, fields=fields, name=definition.name, value=unrenamed(e, body.returned.value, back))
     return unrenamed(e, body.returned, back)
 
 

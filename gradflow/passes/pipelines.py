@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from gradflow.events.plan import check_unit
-from gradflow.graph.graph import Node, Region, ordered
+from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, mistake
@@ -29,6 +29,7 @@ from gradflow.passes.training import period_of, settings_of, span_of, stored
 from gradflow.passes.words import misplaced
 from gradflow.plan import program as p
 from gradflow.procedures.acting import actions_of
+from gradflow.procedures.asked import asked
 from gradflow.procedures.states import Keeping
 from gradflow.topologies.facts import facts as topology_facts
 
@@ -46,6 +47,7 @@ class PipelineElaborator:
         self.flows: dict[int, str] = {}
         self.pending: list[tuple[s.Statement, Scope]] = []
         self.e.world = []
+        self.asked: list[Any] = []  # calls that reports make
         self.e.constants["scheduled"] = any(isinstance(one, s.ScheduleIs) for one in definition.body or ())
         self.schedule: Any = None
 
@@ -198,7 +200,7 @@ class PipelineElaborator:
 
     def train(self, statement: s.Train) -> None:
         unit, count = span_of(self.e, statement, self.scope)
-        settings = settings_of(self.e, statement, self.scope)
+        settings = settings_of(self.e, statement, unit, self.scope)
         scope = self.scope.child()
         inner: list[tuple[s.Statement, Scope]] = []
         periodic: list[s.Every] = []
@@ -220,7 +222,7 @@ class PipelineElaborator:
             if isinstance(one, s.Bind) and one.op == "~" and one.targets[0].name in scope.names:
                 self.scope.names.setdefault(one.targets[0].name, scope.names[one.targets[0].name])
         check_unit(unit, actions, statement.span)
-        reports = tuple(self.reports(one.body, *period_of(self.e, one, scope), scope, one.span) for one in periodic)
+        reports = tuple(self.reports(one.body, *period_of(self.e, one, unit, scope), scope, one.span) for one in periodic)
         final = self.reports(tuple(last), unit, 0, scope, statement.span) if last else None
         wanted = {"/".join((n["kind"], *n["path"])) for r in (*reports, final) if r is not None for n in r.region.sources()}
         kept = tuple(stored(action, wanted) if isinstance(action, p.Update) else action for action in actions)
@@ -232,6 +234,7 @@ class PipelineElaborator:
         results: list[tuple[str, Node]] = []
         checkpoint = False
         before = len(self.e.world or [])
+        self.e.reporting = True
         for one in statements:
             with self.e.collecting():
                 if isinstance(one, s.ReportAs):
@@ -244,6 +247,7 @@ class PipelineElaborator:
                 else:
                     why, fix = "it holds `report`, `checkpoint` and formulas", "put it in the `train` block around it, or in the pipeline"
                     raise misplaced(one, "in an `every` block", why, fix)
-        used = {n["path"][0] for _, root in results for n in ordered([root]) if n.op == "source" and n["kind"] == "world"}
-        calls = tuple(c for c in (self.e.world or [])[before:] if c.id in used)
-        return p.Periodic(count, unit, Region(tuple(results), (), "report"), calls, checkpoint, span)
+        self.e.reporting = False
+        self.asked += (self.e.world or [])[before:]
+        region = Region(tuple(results), (), "report")
+        return p.Periodic(count, unit, region, asked(region.sources(), self.asked)[0], checkpoint, span)

@@ -17,6 +17,7 @@ from gradflow.plan import program as p
 UNITS = {"step": "steps", "epoch": "epochs", "round": "rounds", "rollout": "rollouts", "task": "tasks", "event": "events", "time": "time"}
 BUILT_UNITS = ("steps", "epochs", "rounds", "rollouts", "events", "time")
 SETTINGS = {"seed", "epochs", "minibatches", "precision", "micro", "whole"}
+OF_ROLLOUTS = {"epochs", "minibatches", "whole"}
 WORDS = {"precision": ("float32", "float64", "bfloat16"), "whole": ("group",)}  # settings that are one of these
 
 
@@ -42,9 +43,16 @@ def span_of(e: Elaborator, statement: s.Train, scope: Scope) -> tuple[str, int]:
     return unit, count
 
 
-def settings_of(e: Elaborator, statement: s.Train, scope: Scope) -> dict[str, Any]:
+def settings_of(e: Elaborator, statement: s.Train, unit: str, scope: Scope) -> dict[str, Any]:
+    """`(seed: 0, epochs: 2, ..)` of a `train` line, each setting checked."""
     found: dict[str, Any] = {}
     for arg in statement.args:
+        if arg.name in OF_ROLLOUTS and unit != "rollouts":
+            raise mistake(
+                "E0404", head(arg.span, arg.name), f"`{arg.name}` says how rollouts are gone through, this trains by {unit}",
+                why=f"one of the {unit} is one update" if unit == "steps" else "what is drawn once and gone through is a rollout",
+                fix="count in rollouts, or remove it",
+            )  # fmt: skip
         if arg.name not in SETTINGS:
             place = head(arg.span, arg.name) if arg.name else arg.span
             raise mistake(
@@ -69,16 +77,23 @@ def settings_of(e: Elaborator, statement: s.Train, scope: Scope) -> dict[str, An
     return found
 
 
-def period_of(e: Elaborator, statement: s.Every, scope: Scope) -> tuple[str, int]:
-    """(the unit, how many of them lie between two times) of an `every` block."""
+def period_of(e: Elaborator, statement: s.Every, phase: str, scope: Scope) -> tuple[str, int]:
+    """(the unit, how many of them lie between two times) of an `every` block in a phase that trains by the unit `phase`."""
+    unit = UNITS.get(statement.unit, statement.unit)
     count = 1 if statement.count is None else e.evaluate(statement.count, scope)
     if not isinstance(count, int) or count < 1:
         place = statement.count.span if statement.count is not None else statement.span
         raise mistake(
             "E0526", place, "a period must be a whole number, at least 1", why=f"this is {v.kind_name(count)}",
-            fix=f"`every 10 {UNITS.get(statement.unit, statement.unit)} {{ .. }}`",
+            fix=f"`every 10 {unit} {{ .. }}`",
         )  # fmt: skip
-    return UNITS.get(statement.unit, statement.unit), count
+    if unit != phase and unit not in ("steps", "rounds", "epochs"):  # those are counted in updates
+        place = scope.module.source.find(statement.unit, statement.span)
+        raise mistake(
+            "E0525", place, f"`every {count} {statement.unit}` cannot be counted in a phase of {phase}",
+            why="a period counts the unit that is trained by, or the updates in it", fix=f"`every {count} {phase} {{ .. }}`",
+        )  # fmt: skip
+    return unit, count
 
 
 def stored(update: p.Update, wanted: set[str]) -> p.Update:

@@ -88,6 +88,20 @@ class Record:
     texts: Mapping[str, Node] = field(default_factory=dict)
 
 
+def reporting(value: Any, *parts: Any) -> Any:
+    """What is computed of objectives goes on reporting what they report, unless they weigh 0; of two reports of one name, that of the first."""
+    fields: dict[str, Any] = {}
+    for part in (one for one in parts if isinstance(one, Record) and one.value is not None and not _weightless(one.value)):
+        fields = {**fields, **{name: x for name, x in part.fields.items() if name not in fields}}
+    return Record(fields, "objective", value) if fields and isinstance(value, Node) and not _weightless(value) else value
+
+
+def _weightless(value: Any) -> bool:
+    if not isinstance(value, Node):
+        return value == 0
+    return value.op == "const" and value["value"] == 0 or value.op in ("neg", "mul") and any(map(_weightless, value.inputs))
+
+
 @dataclass(frozen=True)
 class Stage:
     """An estimator, projection, exchange or update with its parameters bound."""

@@ -32,7 +32,8 @@ from gradflow.placement.programs import sparse
 from gradflow.plan.program import Assign, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.privacy.guard import Guard, guard_of
-from gradflow.procedures.acts import Act
+from gradflow.procedures.acts import Act, Draw
+from gradflow.procedures.asked import asked
 from gradflow.procedures.figures import rollout_figures
 from gradflow.procedures.running import Carrier
 from gradflow.runtime import random
@@ -412,18 +413,16 @@ class Run:
 
     def _report(self, plan: PhasePlan, block: Periodic, first: bool = False) -> Iterator[Event]:
         """Evaluates reports with the models as they are used, not trained (no dropout). `first`: only what can be known before any draw."""
-        region = self._known(block.region) if first else block.region
+        region = self._known(block) if first else block.region
         if not region.results:
             return
-        used = {source["path"][0] for source in region.sources() if source["kind"] == "world"}
         modules = [runner.module for runner in self.store.runners.values()]
         training = [module.training for module in modules]
         for module in modules:
             module.eval()
         try:
-            for call in block.calls:
-                if call.id in used:
-                    self.world.call(call, self.clocks.seed, self.clocks.tick)
+            for call in asked(region.sources(), block.calls)[0]:
+                self.acts.do(Draw("", call))
             self.looked = {name: value for one in self.ticking.values() if one.unit == "time" for name, value in one.settled().items()}
             results = self._run(region, block.span)
         finally:
@@ -434,12 +433,14 @@ class Run:
         self.learnt.add(values)
         yield Report(self.clocks.tick, plan.index, self.clocks.t, plan.phase.unit, values, block is plan.phase.final, self.sending.seconds)
 
-    def _known(self, region: Region) -> Region:
+    def _known(self, block: Periodic) -> Region:
         """The reports that do not wait for something to be drawn."""
 
         def known(node: Node) -> bool:
-            return all(s["kind"] != "held" or s["path"] in self.held for s in Region((("", node),)).sources())
+            read = asked(Region((("", node),)).sources(), block.calls)[1]
+            return all(kind != "held" or tuple(path) in self.held or (kind, *path) in self.world.texts for kind, *path in read)
 
+        region = block.region
         key = id(region)
         if key not in self._available:
             results = tuple((name, node) for name, node in region.results if known(node))

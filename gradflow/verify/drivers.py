@@ -83,13 +83,27 @@ def bound_parameters(e: Elaborator, definition: s.Definition, home: Module, para
     return bind_parameters(e, definition, home.scope(), given, {}, definition.name_span)
 
 
-def input_type(e: Elaborator, statement: s.Input, name: str, value: numpy.ndarray, sizes: dict[str, int]) -> tuple[Type, numpy.ndarray]:
-    """The type of an input by its declaration and the array at hand, which may lack the last axes; index maps are numbered from 0."""
+def given_inputs(definition: s.Definition, inputs: Arrays) -> list[tuple[s.Input, str, numpy.ndarray]]:
+    """The declared inputs that are there, or are a series; index maps behind all others, which say how long the axes are that they point to."""
+    named = [(one, name) for one in definition.body or () if isinstance(one, s.Input) for name in one.names]
+    found = [(one, name, inputs[name] if name in inputs else series(name, inputs)) for one, name in named]
+    there = [(one, name, numpy.asarray(value)) for one, name, value in found if value is not None]
+    return sorted(there, key=lambda one: (axes := one[0].type.options[0].axes) is not None and axes.target is not None)
+
+
+def input_type(
+    e: Elaborator, statement: s.Input, name: str, value: numpy.ndarray, sizes: dict[str, int], whole: bool = False
+) -> tuple[Type, numpy.ndarray]:
+    """The type of an input by its declaration and the array at hand, which may lack the last axes.
+
+    What an index map holds are places on the axis it points to where another input has that axis, else names that are numbered from 0.
+    Bare axes are real, so that whole numbers have gradients too; `whole`: what a record holds as whole numbers may number entries, and stays whole.
+    """
     option = statement.type.options[0]
     items = option.axes.items if option.axes is not None else ()
     if value.ndim > len(items) and option.axes is not None:
         raise mistake("E0303", statement.span, f"`{name}` has {len(items)} axes, {value.ndim} given")
-    base = "bool" if option.base == "bool" else "int" if value.dtype.kind in "iub" and option.base != "real" else "real"
+    base = "int" if whole and option.base is None and value.dtype.kind in "iub" else option.base or "real"
     axes = (
         tuple(Axis(items[i].name, n) for i, n in enumerate(value.shape))
         if option.axes is not None
@@ -101,9 +115,13 @@ def input_type(e: Elaborator, statement: s.Input, name: str, value: numpy.ndarra
             raise mistake("E0302", statement.span, f"axis `{axis.name}` of `{name}` has {axis.size} entries, another input {known}")
     target = None
     if option.axes is not None and option.axes.target is not None:
-        ids, value = numpy.unique(value.astype(numpy.int64), return_inverse=True)
-        value = value.reshape(tuple(a.size or 0 for a in axes))
-        target, base = Axis(option.axes.target, len(ids)), "int"
+        target, base = Axis(option.axes.target, sizes.get(option.axes.target)), "int"
+        if target.size is None or not ((value >= 0) & (value < target.size)).all():  # names of its entries, not their places
+            ids, value = numpy.unique(value.astype(numpy.int64), return_inverse=True)
+            value = value.reshape(tuple(a.size or 0 for a in axes))
+            if target.size not in (None, len(ids)):
+                raise mistake("E0302", statement.span, f"`{name}` points at {len(ids)} entries of `{target.name}`, which has {target.size}")
+            target = Axis(target.name, len(ids))
     kinds = {"bool": bool, "int": numpy.int64, "real": numpy.float64}
     return Type(base, axes, target), value.astype(kinds[base])
 
@@ -113,17 +131,14 @@ def drive_function(home: Module, definition: s.Definition, params: Mapping[str, 
     e = Elaborator()
     bound = bound_parameters(e, definition, home, params)
     supplied: dict[str, Any] = {}
-    arrays: dict[tuple[str, ...], Any] = {}
+    arrays: dict[tuple[str, ...], Any] = {("clock", "tick"): 0, ("clock", "seed"): 0}  # for what it draws itself
     sizes: dict[str, int] = {}
     spread: set[str] = set()  # the axes along which a series was stacked
-    for statement in definition.body or ():
-        for name in statement.names if isinstance(statement, s.Input) else ():
-            given = inputs[name] if name in inputs else series(name, inputs)
-            if given is not None:
-                type_, value = input_type(e, statement, name, numpy.asarray(given), sizes)  # type: ignore[arg-type]
-                supplied[name] = e.ops.source(type_, "input", name)
-                arrays[("input", name)] = fed(value, backend)
-                spread |= {type_.names[0]} if name not in inputs else set()
+    for statement, name, given in given_inputs(definition, inputs):
+        type_, value = input_type(e, statement, name, given, sizes)
+        supplied[name] = e.ops.source(type_, "input", name)
+        arrays[("input", name)] = fed(value, backend)
+        spread |= {type_.names[0]} if name not in inputs else set()
     result = run_function(e, v.Function(definition, home.scope(), bound), supplied, definition.span)
     outputs = _outputs(e, definition, result, supplied)
     region = Region(tuple((name, in_order(e, definition, e.ops.constant(e.tensor(value)))) for name, value in outputs.items()))
@@ -220,13 +235,10 @@ def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, 
     bound = bound_parameters(e, definition, home, params)
     arrays: dict[str, Any] = {}
     sizes: dict[str, int] = {}
-    for statement in definition.body or ():
-        for name in statement.names if isinstance(statement, s.Input) else ():
-            given = inputs[name] if name in inputs else series(name, inputs)
-            if given is not None:
-                type_, value = input_type(e, statement, name, numpy.asarray(given), sizes)  # type: ignore[arg-type]
-                bound[f"#{name}"] = type_
-                arrays[name] = value
+    for statement, name, given in given_inputs(definition, inputs):
+        type_, value = input_type(e, statement, name, given, sizes, whole=True)
+        bound[f"#{name}"] = type_
+        arrays[name] = value
     program = PipelineElaborator(definition, home.scope(), bound, e).program()
     e.report.raise_errors()
     outputs = run_reports(program, arrays, backend)

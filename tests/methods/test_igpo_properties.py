@@ -151,7 +151,7 @@ def planned(
             break
         chunks.append((i, i + size))
         i += size
-    shown = [c for k, c in enumerate(chunks) if (ratio < 1 and (ratio == 0 or k not in masked)) or (last and k == len(chunks) - 1)]
+    shown = [c for k, c in enumerate(chunks) if ratio < 1 and (ratio == 0 or k not in masked or (last and k == len(chunks) - 1))]
     stretch = max(1.0, min(widest, area / max(len(answer), 1)))
     end = before = None
     for begin, stop in shown:

@@ -32,3 +32,19 @@ def test_the_recorded_outputs_are_not_trivial(path: Path) -> None:
             values.setdefault(name, set()).update(output["data"])
     single = {name for name, found in values.items() if len(found) < 2}
     assert values and single == {name for stem, name in CONSTANT if stem == path.stem}, single
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_a_case_that_cannot_be_computed_fails_alone(tmp_path: Path, backend: str) -> None:
+    """Fewer draws than calls: an index beyond the axis, found only when it runs."""
+    document = json.loads((GOLDEN / "09-igpo.sampler.json").read_text())
+    good = next(case for case in document["cases"] if case["params"]["temperature"] > 0)
+    noise = good["inputs"]["noise"]
+    short = {"shape": [1, *noise["shape"][1:]], "dtype": noise["dtype"], "data": noise["data"][: len(noise["data"]) // noise["shape"][0]]}
+    bad = good | {"name": "short", "inputs": good["inputs"] | {"noise": short}}
+    path = tmp_path / "vectors.json"
+    path.write_text(json.dumps(document | {"cases": [bad, good]}))
+    verdict = verify_file(path, backend=backend)
+    assert (verdict.passed, verdict.cases) == (1, 2)
+    (failure,) = verdict.failures
+    assert failure.case == "short" and "cannot be computed" in failure.message
