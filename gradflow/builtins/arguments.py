@@ -197,7 +197,7 @@ def _dotted(tree: s.Expr) -> str:
     )  # fmt: skip
 
 
-def is_axis(e: Elaborator, tree: s.Expr, scope: Scope) -> str | None:
+def is_axis(tree: s.Expr, scope: Scope) -> str | None:
     """The axis that a bare name means, if it is no local value."""
     if isinstance(tree, s.Name) and tree.id == "param" and scope.frame is not None:
         return "param"

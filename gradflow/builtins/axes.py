@@ -18,7 +18,7 @@ from gradflow.passes.suggestions import head, listed, suggestion
 
 @builtin("position(axis)", "0, 1, 2, .. along an axis.", "axes")
 def position(a: Arguments) -> Any:
-    axis = is_axis(a.e, a.places[0].value, a.scope)
+    axis = is_axis(a.places[0].value, a.scope)
     if axis is None:
         raise mistake(
             "E0306", a.places[0].span, "an axis name is needed here", why="positions are counted along an axis in scope", fix="`position(token)`",

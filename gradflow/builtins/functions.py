@@ -357,10 +357,9 @@ def norm(a: Arguments) -> Any:
     1,
 )
 def count(a: Arguments) -> Any:
-    e = a.e
     if a.has("by"):
         return grouped(a, "sum", 1)
-    axis = is_axis(e, a.places[0].value, a.scope) if a.places else None
+    axis = is_axis(a.places[0].value, a.scope) if a.places else None
     if axis is not None and not a.named:
         return length(a, axis)
     x = a.tensor(0) if a.places and axis is None else None
@@ -371,7 +370,7 @@ def count(a: Arguments) -> Any:
 
 @builtin("size(axis_or_x, over: axis)", "The length of an axis, of a value or of a record.", "reduction")
 def size(a: Arguments) -> Any:
-    axis = is_axis(a.e, a.places[0].value, a.scope)
+    axis = is_axis(a.places[0].value, a.scope)
     if axis is not None:
         return length(a, axis)
     record = a.e.evaluate(a.places[0].value, a.scope)

@@ -17,6 +17,7 @@ from gradflow.passes import values as v
 from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion, unbuilt
+from gradflow.passes.words import misplaced
 from gradflow.procedures.acting import does_act
 
 MOST_PASSES = 1000
@@ -65,22 +66,12 @@ class Body:
             self.e.ops.span = statement.span
             method = getattr(self, f"do_{type(statement).__name__.lower()}", None)
             if method is None:
-                self.misplaced(statement)
-                continue
+                why = f"{self.name} {self.holds}, and nothing else that this version can run"
+                raise misplaced(statement, f"in the body of {self.name}", why, "move it to the definition that it belongs to, or remove it")
             try:
                 method(statement, scope or self.scope)
             except AxisConflict as conflict:
                 raise two_sizes(statement.span, conflict) from None
-
-    def misplaced(self, statement: s.Statement) -> None:
-        from gradflow.passes.words import statement_word
-
-        word = statement_word(statement)
-        raise mistake(
-            "E0501", head(statement.span, word), f"`{word}` has no place in the body of {self.name}",
-            why=f"{self.name} {self.holds}, and nothing else that this version can run",
-            fix="move it to the definition that it belongs to, or remove it",
-        )  # fmt: skip
 
     # ---- statements
 

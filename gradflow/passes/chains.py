@@ -161,7 +161,7 @@ class FlowBuilder:
 
             changes.append((places, part, run(self.part_upstream(up, bundle, places), part, meet)))
         if met:
-            self.together(met, below, path, bundle)
+            self.together(met, below, path)
         return self.joined(bundle, changes)
 
     def part(self, bundle: Bundle, places: tuple[int, ...]) -> Bundle:
@@ -180,7 +180,7 @@ class FlowBuilder:
 
         return Upstream(at, up.fields)
 
-    def together(self, met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]], below: Below, path: str, bundle: Bundle) -> None:
+    def together(self, met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]], below: Below, path: str) -> None:
         """The rest of the chain over all leaves that reached it, in their old order."""
         entries = sorted((place, group, i) for group, (places, _, _, _) in enumerate(met) for i, place in enumerate(places))
         leaves = tuple(met[group][2].leaves[i] for _, group, i in entries)

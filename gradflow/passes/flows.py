@@ -314,7 +314,7 @@ def named_here(e: Elaborator, value: Any) -> None:
 def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) -> ElaboratedFlow:
     if statement.per is not None:
         raise unbuilt(statement.targets[0].span, "`flow .. per axis` cannot run yet", f"leave out `per {statement.per}`")
-    parts = all_trained(e, statement.targets, scope)
+    parts = all_trained(statement.targets, scope)
     topology: Any = None
     spread = ""
     if statement.over is not None:

@@ -73,7 +73,7 @@ def data_field(e: Elaborator, data: v.Data, split: str, name: str, spec: FieldSp
     return e.ops.source(type_, "data", data.name, split, name, mode, *fresh)
 
 
-def data_record(e: Elaborator, data: v.Data, scope: Scope) -> v.Record:
+def data_record(e: Elaborator, data: v.Data) -> v.Record:
     fields = {name: value() if callable(value) else value for name, value in data_fields(e, data).items() if not isinstance(value, v.Data)}
     return v.Record(fields, data.name)
 
@@ -83,7 +83,7 @@ def data_record(e: Elaborator, data: v.Data, scope: Scope) -> v.Record:
 
 def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
     """net(x): the model's output axes in place of the ones it consumes. A value with the axis `param` is the model at that point."""
-    model = callee if isinstance(callee, v.Model) else _named_in(e, node.callee, scope)
+    model = callee if isinstance(callee, v.Model) else _named_in(node.callee, scope)
     if model is None:
         raise mistake(
             "E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it",
@@ -122,7 +122,7 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
     return e.ops.make("model", (flat, x), type_, model=model.name, method="call", fields=("x",), output="value", options=())
 
 
-def _named_in(e: Elaborator, tree: s.Expr, scope: Scope) -> v.Model | None:
+def _named_in(tree: s.Expr, scope: Scope) -> v.Model | None:
     for part in s.walk(tree):
         if isinstance(part, s.Name):
             found, value = scope.local(part.id)

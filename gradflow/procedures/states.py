@@ -18,7 +18,8 @@ from gradflow.passes import values as v
 from gradflow.passes.axes import declared_axes
 from gradflow.passes.expressions import NUMBERS
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, unbuilt
+from gradflow.passes.suggestions import unbuilt
+from gradflow.passes.words import misplaced
 from gradflow.plan.program import StatePlan
 
 if TYPE_CHECKING:
@@ -95,10 +96,8 @@ def declare(body: Body, statement: s.State, scope: Scope) -> None:
     keeping = e.keeping
     if keeping is None or e.loops:
         where = "this loop" if keeping is not None else f"{body.name}, which is called in a formula"
-        raise mistake(
-            "E0501", head(statement.span, "state"), f"`state` has no place in {where}",
-            why="a function keeps state when it is called with `~`, once a unit", fix="bind it: `x ~ f(..)`",
-        )  # fmt: skip
+        why, fix = "a function keeps state when it is called with `~`, once a unit", "bind it: `x ~ f(..)`"
+        raise misplaced(statement, f"in {where}", why, fix)
     if statement.storage is not None:
         raise unbuilt(statement.storage.span, "storage formats of states cannot run yet", "leave out `as ..`")
     option = statement.type.options[0] if statement.type is not None else None
