@@ -254,7 +254,7 @@ class Body:
                 scope.axes[name] = Axis(name, count)
             else:
                 self.unroll(statement, inner, scope, name, count)
-        elif name in scope.axes:
+        elif name in scope.axes or self.e.holder(name, scope) is not None:
             self.scan(statement, inner, scope, name)
         else:
             raise mistake(
@@ -265,6 +265,10 @@ class Body:
             scope.names[start.name] = inner.names[start.name]
 
     def unroll(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str, count: int) -> None:
+        if count == 0 and type(self) is Body:  # others do more than bind
+            from gradflow.loops.scan import no_pass
+
+            no_pass(self, statement, scope, name)
         stacked: dict[str, list[Any]] = {}
         order = range(count - 1, -1, -1) if statement.backward else range(count)
         for index in order:
