@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import BUILTINS, builtin
+from gradflow.builtins.table import BUILTINS, builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, union
 from gradflow.language import syntax as s

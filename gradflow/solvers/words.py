@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, linalg
+from gradflow.builtins.matrices import linalg
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
