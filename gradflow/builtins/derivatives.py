@@ -51,14 +51,11 @@ def jacobian(a: Arguments) -> Any:
     """Every entry gets an x of its own, along new axes beside those of the result; the gradient of the diagonal is the Jacobian."""
     from gradflow.passes.calls import call_values
 
-    e, ops, f = a.e, a.e.ops, a.raw(0)
+    e, ops = a.e, a.e.ops
+    why, fix = "it is evaluated beside x, once for each entry", "`jacobian(x => .., of: x)`; of a value, `gradient` is the derivative of its sum"
+    f = a.of_kind(0, v.Function | v.LambdaValue, "a function", why, fix)
     a.needed("of")
     x = ops.constant(a.quantity("of"))
-    if not isinstance(f, v.Function | v.LambdaValue):
-        raise mistake(
-            "E0301", a.places[0].span, f"`jacobian` needs a function, this is {v.kind_name(f)}", why="it is evaluated beside x, once for each entry",
-            fix="`jacobian(x => .., of: x)`; of a value, `gradient` is the derivative of its sum",
-        )  # fmt: skip
     here = ops.constant(e.tensor(call_values(e, f, a.call.span, x)))
     new = [axis for axis in here.type.axes if not x.type.has(axis.name)]
     beside = {axis.name: Axis("of " + axis.name, axis.size) for axis in new}

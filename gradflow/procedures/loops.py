@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.operations import Operations, Value
-from gradflow.graph.types import Axis, Type, union
+from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
-from gradflow.loops.scan import assigned
+from gradflow.loops.scan import assigned, merged
 from gradflow.passes import values as v
 from gradflow.passes.suggestions import head
 from gradflow.procedures.acting import text_of
@@ -139,10 +139,8 @@ def _wider(body: Body, statement: s.Repeat, shape: Any, following: Any) -> Any:
         fields = {n: _wider(body, statement, x, following.fields[n]) for n, x in shape.fields.items()}
         return replace(shape, fields=fields, texts={n: _wider(body, statement, x, following.texts[n]) for n, x in shape.texts.items()})
     one, other = (e.ops.constant(e.tensor(x)).type for x in (shape, following))
-    base = "real" if "real" in (one.base, other.base) else other.base
-    axes = tuple(Axis(a.name, None) if other.has(a.name) and other.axis(a.name).size != a.size else a for a in one.axes)
-    axes = union(axes, tuple(a for a in other.axes if a.name not in [x.name for x in axes]))
-    return e.graph.fresh("element", Type(base, axes, one.target or other.target), statement.span)
+    open_ = replace(one, axes=tuple(Axis(a.name, None) if other.has(a.name) and other.axis(a.name).size != a.size else a for a in one.axes))
+    return e.graph.fresh("element", merged(open_, replace(other, axes=other.without(one.names))), statement.span)
 
 
 def _open(body: Body, record: v.Record) -> v.Record:

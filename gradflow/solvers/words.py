@@ -207,15 +207,8 @@ _solver("scs", "For `solve(.., by: ..)`: a first-order method, for large problem
 def solve(a: Arguments) -> Any:
     from gradflow.solvers.problem import encoded
 
-    problem = a.raw(0)
-    if not isinstance(problem, Problem):
-        raise mistake(
-            "E0301",
-            a.places[0].span,
-            f"`solve` needs a problem, this is {v.kind_name(problem)}",
-            why="a problem is an objective that varies something",
-            fix="an `objective` with a line `vary x : ..`",
-        )
+    why, fix = "a problem is an objective that varies something", "an `objective` with a line `vary x : ..`"
+    problem = a.of_kind(0, Problem, "a problem", why, fix)
     by = a.option("by", Solver("clarabel"))
     if not isinstance(by, Solver):
         raise mistake(
