@@ -15,6 +15,7 @@ from gradflow.passes.axes import axis_names
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.procedures.acting import whole
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ class Arguments:
         return None if value is True else value
 
     def over(self, *values: Any) -> tuple[str, ...]:
-        """The axes of a reduction: those named; else those that the body names and the values have; in a pipeline all but `node`."""
+        """The axes of a reduction: those named; else those that the body names and the values have; all but `node` in a pipeline, and in a function
+        that acts and has no inputs with axes.
+        """
         present = list(dict.fromkeys(name for value in values if isinstance(value, Node) for name in value.type.names))
         if "over" in self.named:
             arg = self.named["over"]
@@ -148,7 +151,7 @@ class Arguments:
                         **suggestion(place, name, present, "name one of them" if present else "leave the reduction out"),
                     )  # fmt: skip
             return names
-        if not self.scope.axes:
+        if not self.scope.axes or self.e.keeping is not None and whole(self.scope):
             return tuple(name for name in present if name != "node")
         return tuple(name for name in present if name in self.scope.axes)
 

@@ -83,9 +83,7 @@ def join(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, types: 
     if one is None or other is None:
         return dict(one or other or {})
     own = types["one"]
-    if own.keys() != types["other"].keys():
-        different = sorted(own.keys() ^ types["other"].keys())
-        raise ValueError(f"the two records do not have the same fields: `{different[0]}` is in one of them alone")
+    _same_fields(own, types["other"])
     before = {axis: length(one, axis, own) for axis in ROWS}
     responses = [_responses(record, types[which]) for record, which in ((one, "one"), (other, "other"))]
     found: Record = {}
@@ -100,6 +98,13 @@ def join(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, types: 
             a, b = _as_wide(a, b, axes, responses)
             found[name] = torch.cat([a, b])
     return found
+
+
+def _same_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    different = sorted(one.keys() ^ other.keys())
+    if different:
+        which, this = ("first", "second") if different[0] in one else ("second", "first")
+        raise ValueError(f"the two records do not have the same fields: the {which} has `{different[0]}`, the {this} has not")
 
 
 def _responses(record: Mapping[str, Any], own: Mapping[str, tuple[tuple[str, ...], str | None]]) -> int:
@@ -170,7 +175,9 @@ def part_fields(record: Mapping[str, FieldSpec], count: Any = None, over: str = 
 
 
 def join_fields(one: Mapping[str, FieldSpec] | None, other: Mapping[str, FieldSpec] | None, **options: Any) -> Mapping[str, FieldSpec]:
-    """The fields of both; axes beside rows are as long as the longer of the two."""
+    """The fields of both; axes beside rows are as long as the longer of the two. Raises ValueError where they have not the same fields."""
+    if one and other:
+        _same_fields(one, other)
     known = opened(one or other or {})
     if not one or not other:
         return known

@@ -18,7 +18,7 @@ from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion, unbuilt
 from gradflow.passes.words import misplaced
-from gradflow.procedures.acting import does_act, misplaced_choice
+from gradflow.procedures.acting import does_act
 
 MOST_PASSES = 1000
 
@@ -183,7 +183,10 @@ class Body:
                 self.run(statement.body, scope)
             return
         if self.e.keeping is not None and does_act(statement.body, scope):
-            raise misplaced_choice(statement)
+            from gradflow.procedures.loops import acting_choice
+
+            acting_choice(self, statement, scope, condition)
+            return
         before = self.snapshot(scope)
         inner = scope.child()
         self.guarded(condition, statement, inner)

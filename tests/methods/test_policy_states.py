@@ -122,7 +122,8 @@ def test_aepo_sets_the_temperature_by_the_rollout_before(backend: str) -> None:
 def test_capo_follows_the_moments_of_the_tokens_taken(backend: str) -> None:
     m, v, rejected = numpy.zeros((12, 8)), numpy.zeros((12, 8)), 0
     for t, unit in enumerate(units(CAPO, backend)):
-        inputs = {"hidden": unit["hidden_old"], "topk_logits": unit["logits_old"], "topk_ids": unit["word"].astype(int), "m": m, "v": v}
+        inputs = {"hidden": unit["hidden_old"], "topk_logits": unit["logits_old"], "topk_ids": unit["word"].astype(int)}
+        inputs |= {"m": m, "v": v} if t else {}  # before the first step there are none
         inputs |= {"actions": unit["action"].astype(int), "advantage": unit["advantage"], "mask": unit["mask"]}
         expected = evaluate("07-capo.curvature", {"vocab": 12, "lr": 0.1, "tau_H": 0.004, "tau_F": 0.002, "t": t}, inputs)
         numpy.testing.assert_array_equal(unit["taken"], expected["accept"].numpy())
