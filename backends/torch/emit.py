@@ -161,8 +161,8 @@ def elementwise(w: Writer, node: Node) -> str:
     if len(numbers) == len(texts):  # static operands of a value that must be a tensor
         texts[0] = w.tensor(node.inputs[0], node.type.base)
         numbers = numbers[1:]
-    template = templates.WITH_NUMBER.get((node.op, numbers[0])) if numbers else None
-    text = (template or templates.EXPRESSIONS[node.op]).format(*texts)
+    special = templates.WITH_NUMBER.get((node.op, numbers[0])) if numbers else None
+    text = (special or templates.EXPRESSIONS[node.op]).format(*texts)
     return f"{text}.to(torch.int64)" if node.op in templates.TO_WHOLE else text
 
 

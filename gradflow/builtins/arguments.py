@@ -60,6 +60,14 @@ class Arguments:
         arg = self.places[place]
         return self.e.tensor(self.e.evaluate(arg.value, self.scope), arg.value)
 
+    def of_kind(self, place: int, kinds: Any, noun: str, why: str, fix: str) -> Any:
+        """The value there, which must be one of these kinds of value."""
+        value = self.raw(place)
+        if isinstance(value, kinds):
+            return value
+        what = f"`{self.function.name}` needs {noun}, this is {v.kind_name(value)}"
+        raise mistake("E0301", self.places[place].span, what, why=why, fix=fix)
+
     def node(self, place: int) -> Node:
         return self.e.ops.constant(self.tensor(place))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, linalg
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.axes import axis_names
+from gradflow.passes.expressions import Elaborator
 
 
 def matrix(a: Arguments, place: int = 0) -> Node:
@@ -202,3 +203,7 @@ def orthonormalize(a: Arguments) -> Any:
     others = x.type.without([row.name, col.name])
     x = a.e.ops.transpose(x, [*(axis.name for axis in others), row.name, col.name])
     return linalg(a.e, "orthonormalize", [x], x.type)
+
+
+def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options: Any) -> Node:
+    return e.ops.make("linalg", inputs, type_, name=name, options=tuple(sorted(options.items())))

@@ -113,7 +113,7 @@ class FlowElaborator:
         self.looked[key] = loss
         if key not in self.memo:
             self.check_loss(loss, flat)
-            from gradflow.builtins.functions import derivative
+            from gradflow.builtins.derivatives import derivative
 
             self.memo[key] = derivative(self.e, loss, flat, self.chain[0].tree.span)
         return self.memo[key]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.operations import Operations, Value
-from gradflow.graph.types import Axis, Type, union
+from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
-from gradflow.loops.scan import assigned
+from gradflow.loops.scan import assigned, merged
 from gradflow.passes import values as v
 from gradflow.passes.suggestions import head
 from gradflow.procedures.acting import text_of
@@ -196,17 +196,15 @@ def _wider(body: Body, statement: s.Repeat, name: str, shape: Any, following: An
     if shape is v.NONE or not isinstance(following, Node | int | float):
         raise _changes(statement, name, v.kind_name(shape), v.kind_name(following))
     one, other = (e.ops.constant(e.tensor(x)).type for x in (shape, following))
-    base = "real" if "real" in (one.base, other.base) else other.base
-    axes = tuple(Axis(a.name, None) if other.has(a.name) and other.axis(a.name).size != a.size else a for a in one.axes)
-    axes = union(axes, tuple(a for a in other.axes if a.name not in [x.name for x in axes]))
-    lacking = next((a.name for a in axes if a.size is None and not (one.has(a.name) and other.has(a.name))), None)
+    open_ = replace(one, axes=tuple(Axis(a.name, None) if other.has(a.name) and other.axis(a.name).size != a.size else a for a in one.axes))
+    both = merged(open_, replace(other, axes=other.without(one.names)))
+    lacking = next((a.name for a in both.axes if a.size is None and not (one.has(a.name) and other.has(a.name))), None)
     if lacking is not None:  # nobody could say how many entries the one without the axis stands for
         with_, without = f"a value along `{lacking}`", f"one without `{lacking}`"
         raise _changes(statement, name, *((with_, without) if one.has(lacking) else (without.replace("one", "a value"), f"one along `{lacking}`")))
-    target = one.target or other.target
     if one.target is not None and other.target is not None and one.target.size != other.target.size:
-        target = Axis(one.target.name, None)
-    return e.graph.fresh("element", Type(base, axes, target), statement.span)
+        both = replace(both, target=Axis(one.target.name, None))
+    return e.graph.fresh("element", both, statement.span)
 
 
 def _difference(shape: v.Record, following: Any) -> tuple[str, str] | None:

@@ -8,12 +8,18 @@ group belong together, and a mini-batch takes whole groups, as many as any other
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gradflow.graph.graph import Region
 from gradflow.runtime import random
+from gradflow.runtime.events import RunFailed
+
+if TYPE_CHECKING:
+    from gradflow.runtime.clocks import Clocks
+    from gradflow.runtime.phases import PhasePlan
 
 
 def grouping(regions: Iterable[Region], whole: str = "", held: Container[tuple[str, ...]] = ()) -> tuple[str, ...] | None:
@@ -34,3 +40,14 @@ def pieces(key: random.Key, samples: int, count: int, owner: Tensor | None, devi
     for i in range(count):
         taken = order[i * groups // count : (i + 1) * groups // count]
         yield taken if owner is None else torch.isin(owner, taken).nonzero()[:, 0]
+
+
+def minibatches(plan: PhasePlan, samples: int, owner: Tensor | None, clocks: Clocks, device: torch.device) -> Iterator[Tensor]:
+    """The samples of each update of a unit: pass after pass over what was drawn, each cut anew. Raises RunFailed where there are too few."""
+    found = samples if owner is None else int(owner.max()) + 1
+    if found < plan.minibatches:
+        what = "samples" if owner is None else "groups, which an update needs whole,"
+        raise RunFailed(f"{found} {what} cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
+    for epoch in range(plan.updates // plan.minibatches):
+        key = random.key(clocks.seed, "minibatches", clocks.tick, epoch)
+        yield from pieces(key, samples, plan.minibatches, owner, device)

@@ -15,7 +15,7 @@ from gradflow.plan.program import Program
 from gradflow.runtime.events import Report
 from gradflow.runtime.executor import Options, execute
 from gradflow.verify import evaluate
-from tests.runtime.interrupting import assert_same_run, begun, last_tensors, resumed, stopped, whole
+from tests.runtime.interrupting import assert_goes_on, last_tensors, whole
 
 backends = pytest.mark.parametrize("backend", ["reference", "torch"])
 
@@ -134,13 +134,7 @@ def test_capo_follows_the_moments_of_the_tokens_taken(backend: str) -> None:
 
 @pytest.mark.parametrize("text", [DCPO, AEPO, CAPO], ids=["dcpo", "aepo", "capo"])
 def test_a_run_that_was_cut_goes_on_with_what_it_remembered(text: str, tmp_path: Path) -> None:
-    one = program(text)
-    path = whole(one, tmp_path)
-    run, folder = begun(one, tmp_path, "cut")
-    stopped(run, folder, 2)
-    again, folder = resumed(one, folder.path)
-    list(folder.record(again.events(), again.resume))
-    assert_same_run(path, folder.path)
+    assert_goes_on(program(text), tmp_path, 2)
 
 
 def test_the_table_is_in_the_checkpoint(tmp_path: Path) -> None:

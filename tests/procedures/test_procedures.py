@@ -16,7 +16,7 @@ from gradflow.runtime.events import Report
 from gradflow.runtime.executor import Options, execute
 from gradflow.views.plan import summary
 from tests.runtime.harness import written
-from tests.runtime.interrupting import assert_same_run, begun, resumed, stopped, whole
+from tests.runtime.interrupting import assert_goes_on
 
 from .specs import DYNAMIC, HEAD, LOOPED, STATEFUL
 
@@ -73,13 +73,7 @@ def test_state_is_what_the_unit_before_left() -> None:
 
 @pytest.mark.parametrize("text", [DYNAMIC, STATEFUL, LOOPED])
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(text: str, tmp_path: Path) -> None:
-    one = program(text)
-    path = whole(one, tmp_path)
-    run, folder = begun(one, tmp_path, "cut")
-    stopped(run, folder, 2)
-    again, folder = resumed(one, folder.path)
-    list(folder.record(again.events(), again.resume))
-    assert_same_run(path, folder.path)
+    assert_goes_on(program(text), tmp_path, 2)
 
 
 @pytest.mark.parametrize("text", [DYNAMIC, STATEFUL, LOOPED])
