@@ -15,7 +15,7 @@ from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.formulas import force
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import head, listed, suggestion, unmade
 
 
 def field_type(spec: FieldSpec) -> Type:
@@ -101,7 +101,13 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
             "E0401", node.span, f"`{model.name}` takes one value, {len(node.args)} given", why="a network is called on what goes in",
             fix=f"`{model.name}(train.x)`",
         )  # fmt: skip
-    x = e.ops.constant(e.tensor(e.evaluate(node.args[0].value, scope), node.args[0].value))
+    given = e.evaluate(node.args[0].value, scope)
+    if isinstance(given, v.Record) and "vocabulary" in model.spec.facts:
+        raise mistake(
+            "E0301", node.args[0].span, f"`{model.name}` is called on a tensor, this is {v.kind_name(given)}", why="samples are scored by a call",
+            fix=f"`score({model.name}, ..)` is the record with the log-probabilities of its tokens",
+        )  # fmt: skip
+    x = e.ops.constant(e.tensor(given, node.args[0].value))
     consumed = model.spec.inputs
     if len(x.type.axes) < len(consumed):
         raise mistake(
@@ -155,8 +161,7 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
     try:
         fields = RESULT_TYPES[name](**declarations(name, arguments))
     except ValueError as error:
-        why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
-        raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None
+        raise unmade(name, node.span, error) from None
     return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
@@ -164,6 +169,7 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
     """Arguments of a primitive by parameter name, in the order of its Python signature, checked against its domains."""
     from gradflow.passes.parameters import argument
     from gradflow.passes.primitives import parameters_of
+    from gradflow.peers.parts import call_with
     from gradflow.procedures.acting import Batch
 
     primitive = catalogue()[name]
@@ -195,7 +201,7 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
             place_of = head(arg.span, key)
             raise mistake(
                 "E0404", place_of, f"`{name}` has no parameter `{key}`", why=f"it takes {listed(shown)}",
-                **suggestion(place_of, key, shown, "use one of these"),
+                **suggestion(place_of, key, shown, call_with(key) or "use one of these"),
             )  # fmt: skip
         if key in bound:
             raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
@@ -258,5 +264,4 @@ def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> A
             fix="correct the path, relative to where gradflow runs",
         ) from None  # fmt: skip
     except ValueError as error:
-        why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
-        raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None
+        raise unmade(name, node.span, error) from None

@@ -74,7 +74,8 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
     if e.keeping is None and not e.reporting:
         what, example = ("choosing rows of a record", "kept ~ samples[..]") if name == "pick" else (f"`{name}`", f"x ~ {name}(..)")
         raise mistake(
-            "E0510", node.span, f"{what} acts, so it is bound with `~`", why="a formula `=` is read any number of times; what acts is done once a unit, and held",
+            "E0510", node.span, f"{what} acts, so it is bound with `~`",
+            why="a formula `=` is read any number of times; what acts is done once a unit, and held",
             fix=f"bind it by itself: `{example}`",
         )  # fmt: skip
     key = f"{name}{e.calls}"
