@@ -15,6 +15,7 @@ from gradflow.passes import values as v
 from gradflow.passes.formulas import force
 from gradflow.passes.models import bind_primitive
 from gradflow.passes.scope import Scope
+from gradflow.passes.suggestions import unmade
 
 if TYPE_CHECKING:
     from gradflow.passes.declarations import Declarations
@@ -48,9 +49,7 @@ def with_head(declared: Declarations, name: str, tree: s.Call, statement: s.Decl
     try:
         spec = catalogue()[head].function(trunk.spec, **options)
     except ValueError as error:
-        raise mistake(
-            "E0407", tree.span, str(error), why=f"`{head}` cannot be made of these arguments", fix=f"`gradflow explain {head}` says what it takes",
-        ) from None  # fmt: skip
+        raise unmade(head, tree.span, error) from None
     spec, kept = declared.in_storage(spec, statement, scope)
     plan = declared.models[name]
     declared.models[name] = replace(plan, spec=spec, stored=kept, span=statement.span, head=(head, (), tuple(options.items())))

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
 from gradflow.language.source import Span
+from gradflow.passes.suggestions import unmade
 
 
 def tool_value(name: str, arguments: dict[str, Any], span: Span) -> tuple[str, tuple[tuple[str, Any], ...]]:
@@ -18,8 +18,7 @@ def tool_value(name: str, arguments: dict[str, Any], span: Span) -> tuple[str, t
     try:
         made(value)
     except ValueError as error:
-        why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
-        raise mistake("E0407", span, str(error), why=why, fix=fix) from None
+        raise unmade(name, span, error) from None
     return value
 
 

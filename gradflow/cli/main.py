@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: dispatch(words[0], words[1:]), words, traceback)
 
 
+READING = ("check", "plan", "compile", "diff")  # what elaborates a spec and runs nothing of it
+
+
 def overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
@@ -88,9 +91,16 @@ def dispatch(name: str, words: Sequence[str]) -> int:
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     module.arguments(parser)
+    if name in READING:
+        parser.add_argument("--allow-python", action="store_true", help="let the spec name Python code of yours: what it names is imported")
     options = parser.parse_args(list(words))
     options.words = list(words)
-    return module.run(options)
+    if name not in READING:
+        return module.run(options)
+    from gradflow.library.python_models import python_allowed
+
+    with python_allowed(options.allow_python):
+        return module.run(options)
 
 
 def guarded(action: Callable[[], int], words: Sequence[str], traceback: bool) -> int:

@@ -105,6 +105,7 @@ class Report:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean `x`?`, or nothing: the suggestion that follows an unknown name."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """` Did you mean `x`?`, or nothing: the suggestion that follows an unknown name. Letters that changed places are the likeliest slip."""
+    close = get_close_matches(name, list(known), n=5, cutoff=0.6)
+    close.sort(key=lambda one: sorted(one) != sorted(name))
     return f"did you mean `{close[0]}`?" if close else ""

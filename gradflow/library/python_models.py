@@ -1,11 +1,13 @@
 """Code of the user's own, a model `python("package.module:name")` or a reward, and the switch without which none is ever imported.
 
-The switch is off; `gradflow run --allow-python` and `gradflow.compile(.., allow_python=True)` turn it on for what they build. The sizes of
+The switch is off; `--allow-python` and `gradflow.compile(.., allow_python=True)` turn it on for what they build. The sizes of
 such a model are known only by building it, so declaring one imports torch.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +15,17 @@ from importlib import import_module
 from typing import Any
 
 from gradflow.library.catalogue import LeafSpec, ModelSpec, primitive
+
+
+class NotAllowed(ValueError):
+    """A spec names Python code where that is not allowed."""
+
+    why = "a spec may come from anybody, and Python code can do whatever you can"
+    fix = "read that code; then `--allow-python`, or `gradflow.compile(.., allow_python=True)`"
+
+    def __init__(self) -> None:
+        super().__init__("this spec calls Python code of yours, which has to be allowed")
+
 
 _allowed: ContextVar[bool] = ContextVar("gradflow_allow_python", default=False)
 _known: dict[str, Any] = {}
@@ -36,7 +49,7 @@ def python_is_allowed() -> bool:
 def python_object(where: str) -> Any:
     """What `package.module:name` names, for a spec that is compiled or read. Raises ValueError where that is not allowed, or not there."""
     _check(where)
-    _known[where] = _imported(where)
+    _known[where] = imported(where)
     return _known[where]
 
 
@@ -49,22 +62,35 @@ def _check(where: str) -> None:
     if ":" not in where:
         raise ValueError(f'Python code is named "package.module:name", not "{where}"')
     if not _allowed.get():
-        raise ValueError("this spec calls Python code of yours, which has to be allowed: `gradflow run --allow-python ..`")
+        raise NotAllowed
 
 
-def _imported(where: str) -> Any:
+class NotFound(ValueError):
+    """Python code that a spec names cannot be had."""
+
+    why = "it is looked for in the folder that gradflow runs in, and among installed packages"
+    fix = 'name it "package.module:name", of a module that imports'
+
+
+def imported(where: str) -> Any:
+    """What `package.module:name` names, also in the folder that gradflow runs in. Raises NotFound, whatever goes wrong in that code."""
     module, _, name = where.partition(":")
+    here = os.getcwd()
+    sys.path.append(here)
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"`{where}` cannot be imported: {error}") from None
+    except Exception as error:
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise NotFound(f"`{where}` cannot be imported: {kind}{error}") from None
+    finally:
+        sys.path.remove(here)
 
 
 def _module(where: str, seed: int) -> Any:
     """Imports `package.module:name` and calls it, with the seed of the run as torch's; it must return a torch.nn.Module."""
     import torch
 
-    make = _imported(where)
+    make = imported(where)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = make()

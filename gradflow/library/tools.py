@@ -12,11 +12,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib import import_module
 from typing import Any
 
 from gradflow.library.catalogue import catalogue, primitive
-from gradflow.library.python_models import python_is_allowed
+from gradflow.library.python_models import NotAllowed, imported, python_is_allowed
 
 LONGEST = 200  # characters of a call that are looked at, and digits of a number that is told
 _granted: set[str] = set()  # functions of the user's that a spec was allowed to name
@@ -73,12 +72,8 @@ def python_tool(where: str, opens: str = "(", closes: str = ")", before: str = "
     if python_is_allowed():
         _granted.add(where)
     if where not in _granted:
-        raise ValueError("this spec calls Python code of yours, which has to be allowed: `gradflow run --allow-python ..`")
-    module, _, name = where.partition(":")
-    try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"`{where}` cannot be imported: {error}") from None
+        raise NotAllowed
+    function = imported(where)
 
     def answer(call: str) -> str:
         try:

@@ -46,16 +46,19 @@ def match_arguments(definition: s.Definition, args: tuple[s.Arg, ...], scope: Sc
     return given
 
 
-def unknown_parameter(definition: s.Definition, arg: s.Arg, names: list[str]) -> Exception:
+def unknown_parameter(definition: s.Definition, arg: s.Arg, names: list[str], callee: s.Expr | None = None) -> Exception:
     if arg.name is None:
         return mistake(
             "E0401", arg.span, f"`{definition.name}` takes no more arguments", why=_takes(definition), fix="remove it, or name what it is for",
         )  # fmt: skip
+    from gradflow.peers.parts import part_with
+
     place = head(arg.span, arg.name)
-    why = f"it takes {listed(names)}" if names else _takes(definition)
+    called = callee.id if isinstance(callee, s.Name) else definition.name
+    what = "it takes" if called == definition.name else f"it is `{definition.name}`, which takes"
     return mistake(
-        "E0404", place, f"`{definition.name}` has no parameter `{arg.name}`", why=why,
-        **suggestion(place, arg.name, names, "remove it" if not names else "use one of these"),
+        "E0404", place, f"`{called}` has no parameter `{arg.name}`", why=f"{what} {listed(names)}" if names else _takes(definition),
+        **suggestion(place, arg.name, names, part_with(definition, arg.name) or ("use one of these" if names else "remove it")),
     )  # fmt: skip
 
 
@@ -74,6 +77,9 @@ def split_arguments(
     e: Elaborator, function: v.Function, node: s.Call, scope: Scope, inputs: list[str], params: list[str], lenient: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of a call to parameters and inputs; records spread over the inputs that they have fields for."""
+    from gradflow.analyses.inputs import given as given_input
+    from gradflow.analyses.inputs import spread
+
     given: dict[str, Any] = {}
     supplied: dict[str, Any] = {}
     records: list[v.Record] = []
@@ -100,20 +106,21 @@ def split_arguments(
                     why=f"the inputs are {listed(inputs)}; parameters are given by name",
                     fix=f"name it: `{params[0]}: ..`" if params else "remove it",
                 )  # fmt: skip
-            supplied[inputs[place]] = value
+            supplied[inputs[place]] = given_input(e, function, inputs[place], value, arg.value.span)
         elif arg.name in given or arg.name in supplied:
             raise _twice(function.definition, arg.name, arg)
         elif arg.name in params:
             given[arg.name] = (arg.value, None, scope)
         elif arg.name in inputs:
-            supplied[arg.name] = _input_value(e, arg, scope)
+            supplied[arg.name] = given_input(e, function, arg.name, _input_value(e, arg, scope), arg.value.span)
         elif not lenient:
-            raise unknown_parameter(function.definition, arg, [*params, *inputs])
+            raise unknown_parameter(function.definition, arg, [*params, *inputs], node.callee)
     for record in records:
         supplied["#record"] = {**record.fields, **supplied.get("#record", {})}
         for name in inputs:
             if name in record.fields and name not in supplied:
                 supplied[name] = record.fields[name]
+                spread(e, function, name, record.fields[name], node.span)
         if not any(name in record.fields for name in inputs):
             raise _no_field_fits(function, record, node, inputs)
     return given, supplied

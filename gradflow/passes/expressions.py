@@ -216,6 +216,11 @@ class Elaborator:
     def _compare(self, node: s.Compare, scope: Scope) -> Any:
         parts = [(self.evaluate(operand, scope), operand) for operand in node.operands]
         result: Any = None
+        for side, where in parts:
+            if isinstance(side, Node) and side.type.base == "text":
+                raise mistake(
+                    "E0301", where.span, "texts are not compared", why="only calls of primitives read them", fix='`x ~ matches(samples, "..")`, say',
+                )  # fmt: skip
         for op, left, right in zip(node.ops, parts, parts[1:], strict=False):
             if any(isinstance(side[0], str) or side[0] is v.NONE for side in (left, right)):
                 one = (left[0] == right[0]) == (op == "==")

@@ -102,7 +102,8 @@ class FlowElaborator:
             ):
                 value = self.e.evaluate(head.tree, head.scope)
                 loss = self.e.tensor(value, head.tree)
-            self.losses[key] = (loss, flat, value.fields if isinstance(value, v.Record) else {})
+            reports = {name: x for name, x in value.fields.items() if name not in value.quiet} if isinstance(value, v.Record) else {}
+            self.losses[key] = (loss, flat, reports)
         return self.losses[key]
 
     def gradient(self, point: Node | None, fresh: int) -> Node:

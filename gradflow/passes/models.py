@@ -17,7 +17,7 @@ from gradflow.passes.expressions import Elaborator
 from gradflow.passes.formulas import force
 from gradflow.passes.primitives import PrimitiveParameter, parameters_of
 from gradflow.passes.scope import Scope
-from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.passes.suggestions import head, listed, suggestion, unmade
 
 
 def field_type(spec: FieldSpec) -> Type:
@@ -103,7 +103,13 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
             "E0401", node.span, f"`{model.name}` takes one value, {len(node.args)} given", why="a network is called on what goes in",
             fix=f"`{model.name}(train.x)`",
         )  # fmt: skip
-    x = e.ops.constant(e.tensor(e.evaluate(node.args[0].value, scope), node.args[0].value))
+    given = e.evaluate(node.args[0].value, scope)
+    if isinstance(given, v.Record) and "vocabulary" in model.spec.facts:
+        raise mistake(
+            "E0301", node.args[0].span, f"`{model.name}` is called on a tensor, this is {v.kind_name(given)}", why="samples are scored by a call",
+            fix=f"`score({model.name}, ..)` is the record with the log-probabilities of its tokens",
+        )  # fmt: skip
+    x = e.ops.constant(e.tensor(given, node.args[0].value))
     consumed = model.spec.inputs
     if len(x.type.axes) < len(consumed):
         raise mistake(
@@ -157,8 +163,7 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
     try:
         fields = RESULT_TYPES[name](**declarations(name, arguments))
     except ValueError as error:
-        why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
-        raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None
+        raise unmade(name, node.span, error) from None
     return world_call(e, name, node, arguments, fields, scope.frame is not None)
 
 
@@ -193,6 +198,8 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
 
 def _placed(name: str, params: Mapping[str, PrimitiveParameter], args: tuple[s.Arg, ...]) -> Iterator[tuple[str, s.Arg]]:
     """Which parameter each argument of a primitive is for; one that takes any number of them takes all that come at its place."""
+    from gradflow.peers.parts import call_with
+
     names, seen, place = list(params), set[str](), 0
     shown = [n for n, p in params.items() if not p.hidden]
     variadic = next((n for n, p in params.items() if p.variadic), None)
@@ -210,7 +217,7 @@ def _placed(name: str, params: Mapping[str, PrimitiveParameter], args: tuple[s.A
             place_of = head(arg.span, key)
             raise mistake(
                 "E0404", place_of, f"`{name}` has no parameter `{key}`", why=f"it takes {listed(shown)}",
-                **suggestion(place_of, key, shown, "use one of these"),
+                **suggestion(place_of, key, shown, call_with(key) or "use one of these"),
             )  # fmt: skip
         if key in seen:
             raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
@@ -252,5 +259,4 @@ def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> A
             fix="correct the path, relative to where gradflow runs",
         ) from None  # fmt: skip
     except ValueError as error:
-        why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
-        raise mistake("E0407", node.span, str(error), why=why, fix=fix) from None
+        raise unmade(name, node.span, error) from None

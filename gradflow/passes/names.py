@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 TOPOLOGY = "#topology"  # the context in which link rules are read: their draws are made once, for all runs alike
 CONSTANTS = {"pi": math.pi, "inf": math.inf, "true": True, "false": False, "none": v.NONE}
+OTHERWISE = "bind it before this line, or import the file that defines it"
 CLOCKS = {"t": "int", "t_end": "int", "progress": "real"}
 
 
 def named(e: Elaborator, node: s.Name, scope: Scope) -> Any:
     """The value of a name. Raises Mistake with what it may have meant."""
     from gradflow.builtins.functions import BUILTINS
+    from gradflow.peers.parts import bound_below
 
     found, value = look_up(e, node.id, scope, node)
     if found:
@@ -34,7 +36,7 @@ def named(e: Elaborator, node: s.Name, scope: Scope) -> Any:
     raise mistake(
         "E0201", node.span, f"unknown name `{node.id}`", label="not defined here",
         why="no local name, parameter, axis, definition or built-in function is called so",
-        more=lambda: suggestion(node.span, node.id, known, "bind it before this line, or import the file that defines it"),
+        more=lambda: bound_below(inside(scope), node) or suggestion(node.span, node.id, known, OTHERWISE),
     )  # fmt: skip
 
 
@@ -43,10 +45,12 @@ def look_up(e: Elaborator, name: str, scope: Scope, node: s.Node) -> tuple[bool,
     found, value = scope.local(name)
     if found:
         if isinstance(value, v.Missing):
+            from gradflow.peers.parts import supplier
+
             raise mistake(
                 "E0205", node.span, f"`{value.owner}` needs the input `{value.name}`", label="read here",
                 why="the call does not supply it, and no record in reach has it",
-                fix=f"pass `{value.name}: ..`, or a record that has a field `{value.name}`",
+                fix=supplier(value.name) or f"pass `{value.name}: ..`, or a record that has a field `{value.name}`",
             )  # fmt: skip
         e.used.add(name)
         return True, force(value)
@@ -92,7 +96,7 @@ def definition_value(name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
     """What a name means that is no local one: a definition here or in the library, a primitive, a built-in."""
     from gradflow.builtins.functions import BUILTINS
 
-    found = scope.find(name, _inside(scope))
+    found = scope.find(name, inside(scope))
     if found is not None:
         return True, _definition(*found)
     if name in ("backprop", "nothing"):
@@ -106,7 +110,7 @@ def definition_value(name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
     return False, None
 
 
-def _inside(scope: Scope) -> s.Definition | None:
+def inside(scope: Scope) -> s.Definition | None:
     current: Scope | None = scope
     while current is not None:
         inside = current.names.get("#definition")

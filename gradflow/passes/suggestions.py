@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Any
 
-from gradflow.language.diagnostics import Edit, mistake, nearest
+from gradflow.language.diagnostics import Edit, Mistake, mistake, nearest
 from gradflow.language.source import Span
 
 CERTAIN = 0.75
@@ -21,11 +21,12 @@ def suggestion(span: Span, name: str, known: Iterable[str], otherwise: str = "")
 
     The edit is offered when exactly one known name is so close that it can hardly be anything but a slip.
     """
+    from gradflow.peers.habits import habit
     from gradflow.peers.table import hint
 
     names = sorted({n for n in known if n and n[0] not in "#"})
     close = nearest(name, names)
-    if told := hint(name) or ("" if close or otherwise.startswith("bind it") else hint(name, common=True)):
+    if told := habit(name) or hint(name) or ("" if close or otherwise.startswith("bind it") else hint(name, common=True)):
         return {"fix": told}
     if not close:
         return {"fix": otherwise}
@@ -36,6 +37,12 @@ def suggestion(span: Span, name: str, known: Iterable[str], otherwise: str = "")
 def head(span: Span, name: str) -> Span:
     """The name that a longer text begins with: of `lr: 0.1`, of `x[i]`."""
     return Span(span.file, span.offset, len(name), span.line, span.column)
+
+
+def unmade(name: str, span: Span, error: ValueError) -> Mistake:
+    """What a primitive says against its arguments; an error may bring its own reason and remedy."""
+    why, fix = f"`{name}` cannot be made of these arguments", f"`gradflow explain {name}` says what it takes"
+    return mistake("E0407", span, str(error), why=getattr(error, "why", why), fix=getattr(error, "fix", fix))
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:

@@ -86,14 +86,17 @@ class Record:
     name: str = "record"
     value: Node | float | None = None
     texts: Mapping[str, Node] = field(default_factory=dict)
+    quiet: frozenset[str] = frozenset()  # fields that are there for who asks
 
 
 def reporting(value: Any, *parts: Any) -> Any:
-    """What is computed of objectives goes on reporting what they report, unless they weigh 0; of two reports of one name, that of the first."""
-    fields: dict[str, Any] = {}
-    for part in (one for one in parts if isinstance(one, Record) and one.value is not None and not _weightless(one.value)):
-        fields = {**fields, **{name: x for name, x in part.fields.items() if name not in fields}}
-    return Record(fields, "objective", value) if fields and isinstance(value, Node) and not _weightless(value) else value
+    """What is computed of objectives goes on reporting what they report, quietly where they weigh 0; of two of one name, that of the first."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for part in (one for one in parts if isinstance(one, Record) and one.value is not None):
+        quiet = part.quiet | (part.fields if _weightless(part.value) or _weightless(value) else {}).keys()
+        found |= {name: (x, name in quiet) for name, x in part.fields.items() if name not in found or found[name][1]}
+    fields = {name: x for name, (x, _) in found.items()}
+    return Record(fields, "objective", value, quiet=frozenset(name for name, (_, quiet) in found.items() if quiet)) if fields else value
 
 
 def _weightless(value: Any) -> bool:

@@ -93,7 +93,7 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
     whole = next((x for x in arguments.values() if isinstance(x, Batch)), None)
     source = next((x for x in arguments.values() if isinstance(x, v.Data)), None)
     if "row" in tensors and (whole is not None or source is not None):
-        return Batch(tensors, name, None, words, whole.data if whole is not None else source)
+        return Batch(tensors, name, None, words, data=whole.data if whole is not None else source)
     return v.Record(tensors, name, None, words)
 
 
