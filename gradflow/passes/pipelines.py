@@ -13,7 +13,7 @@ from typing import Any
 
 from gradflow.builtins.heads import is_head, with_head
 from gradflow.events.plan import check_unit
-from gradflow.graph.graph import Node, Region, ordered
+from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Mistake, Report, mistake
@@ -28,7 +28,7 @@ from gradflow.passes.scope import Scope
 from gradflow.passes.standalone import without_idle_states
 from gradflow.passes.suggestions import head, listed, suggestion
 from gradflow.plan import program as p
-from gradflow.procedures.acting import actions_of
+from gradflow.procedures.acting import actions_of, called_for, drawn_before
 from gradflow.procedures.states import Keeping
 from gradflow.topologies.facts import facts as topology_facts
 
@@ -314,12 +314,17 @@ class PipelineElaborator:
         from gradflow.builtins.draws import drawn
 
         name = statement.targets[0].name
-        self.fresh_name(name, scope, statement.span)
+        for target in statement.targets:
+            self.fresh_name(target.name, scope, statement.span)
         before = len(self.e.world or [])
         self.e.keeping = Keeping(self.e, f"~{name}")
         try:
             value = drawn(self.e, statement, scope)
+            if len(statement.targets) > 1:  # held together, by the first name
+                value = v.Record({t.name: x for t, x in zip(statement.targets, unpacked(statement, value), strict=True)}, name)
             scope.names[name], self.e.constants[f"draw {name}"] = actions_of(self.e, name, value, (self.e.world or [])[before:], self.held)
+            if len(statement.targets) > 1:
+                scope.names.update(scope.names[name].fields)
         finally:
             self.e.keeping = None
 
@@ -359,6 +364,7 @@ class PipelineElaborator:
             value = self.e.ops.constant(self.e.tensor(self.e.evaluate(statement.value, scope), statement.value))
         flat = value if value.type.has("param") else self.e.ops.pack([value], [model.free or ()])
         self.own(model, flat)
+        drawn_before(self.e, Region(((name, flat),)))
         return [p.Assign(name, Region(((f"param/{name}", flat),)), statement.span)]
 
     def own(self, model: v.Model, flat: Node) -> None:
@@ -368,6 +374,7 @@ class PipelineElaborator:
 
     def update(self, flow: ElaboratedFlow, statement: s.Flow) -> p.Update:
         region = Region(flow.results, (), flow.name)
+        drawn_before(self.e, region)
         rollout, region = split_rollout(self.e, region)
         facts: dict[str, Any] = {"stages": flow.notes} | ({"stated": flow.stated} if flow.stated else {})
         if flow.topology is not None:
@@ -484,8 +491,7 @@ class PipelineElaborator:
                         why="it holds `report`, `checkpoint` and formulas",
                         fix="put it in the `train` block around it, or in the pipeline",
                     )  # fmt: skip
-        used = {n["path"][0] for _, root in results for n in ordered([root]) if n.op == "source" and n["kind"] == "world"}
-        calls = tuple(c for c in (self.e.world or [])[before:] if c.id in used)
+        calls = called_for([root for _, root in results], (self.e.world or [])[before:])
         return p.Periodic(count, unit, Region(tuple(results), (), "report"), calls, checkpoint, span)
 
 

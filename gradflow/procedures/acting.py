@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gradflow.graph.graph import Node, Region
+from gradflow.graph.graph import Node, Region, ordered
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.library.catalogue import FieldSpec, catalogue
+from gradflow.library.records import MOVERS
 from gradflow.passes import values as v
 from gradflow.procedures.acts import Draw, Hold, Text, WorldCall
+from gradflow.procedures.domains import takes_one
 
 if TYPE_CHECKING:
     from gradflow.passes.expressions import Elaborator
@@ -72,6 +74,8 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
             why="a stage works on what flows through it, any number of times in a step",
             fix=f"draw it in the pipeline, `x ~ {name}(..)`, and pass it on",
         )  # fmt: skip
+    if name in MOVERS and not any(isinstance(x, v.Record) for x in arguments.values()):
+        return v.NONE
     key = f"{name}{e.calls}"
     e.calls += 1
     scalar = isinstance(fields, FieldSpec)
@@ -115,6 +119,11 @@ def _sorted(
         elif isinstance(value, Node) and value.type.base == "text":
             texts[name] = text_of(value)
         elif isinstance(value, Node):
+            if value.type.axes and takes_one(primitive, name):
+                raise mistake(
+                    "E0402", e.ops.span, f"`{name}` of `{primitive}` is one value, this is {v.kind_name(value)}",
+                    why="it holds for the whole call", fix="reduce it, `mean(..)`, or call once for each: `repeat round: 4 { .. }`",
+                )  # fmt: skip
             inputs[name] = value
         else:
             options[name] = value
@@ -132,7 +141,22 @@ def rows_where(e: Elaborator, record: v.Record, node: s.Index, scope: Scope) -> 
             "E0310", node.args[0].span, "rows of a record are chosen by a truth value for each of them",
             why=f"this is {v.kind_name(condition)}", fix="give one along `sample` or `prompt`: `samples[samples.finished]`",
         )  # fmt: skip
-    arguments = {"record": record, "mask": condition, "over": condition.type.axes[0].name}
+    axis = condition.type.axes[0]
+    if not any(isinstance(x, Node) and x.type.has(axis.name) for x in (*record.fields.values(), *record.texts.values())):
+        maps = {x.type.target.name: n for n, x in record.fields.items() if isinstance(x, Node) and x.type.target is not None}
+        own = maps.get(axis.name)
+        fix = f"ask by each row's own: `x[mask[{axis.name}: x.{own}]]`" if own is not None else "ask this record: `x[x.reward > 0]`"
+        raise mistake(
+            "E0310", node.args[0].span, f"nothing in this record lies along `{axis.name}`",
+            why="rows are chosen along an axis that the record has: `sample`, or `prompt` with all its samples", fix=fix,
+        )  # fmt: skip
+    sizes = {own.size for x in record.fields.values() if isinstance(x, Node) for own in x.type.axes if own.name == axis.name} - {None, axis.size}
+    if axis.size is not None and sizes:
+        raise mistake(
+            "E0310", node.args[0].span, f"a truth value for each of {next(iter(sizes))} entries along `{axis.name}` is needed, these are {axis.size}",
+            why="the condition is of another record", fix="ask this record: `x[x.reward > 0]`",
+        )  # fmt: skip
+    arguments = {"record": record, "mask": condition, "over": axis.name}
     return acted(e, "pick", s.Call(node.span, node.value, ()), arguments, scope)
 
 
@@ -148,6 +172,48 @@ def declarations(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the type rule of a primitive sees of its arguments."""
     domains = catalogue()[name].domains
     return {key: declared(value, domains.get(key, "")) for key, value in arguments.items()}
+
+
+# ---- formulas that read what acts
+
+
+def called_for(roots: Any, acts: list[Any]) -> tuple[WorldCall, ...]:
+    """The calls that a report needs, those that others take their records from included, in their order."""
+    needed = {node["path"][0] for node in ordered(list(roots)) if node.op == "source" and node["kind"] == "world"}
+    found: list[WorldCall] = []
+    for one in reversed(acts):
+        if one.id in needed and not isinstance(one, WorldCall):
+            raise mistake(
+                "E0501", one.span, "a loop that acts has no place in a report", why="reports make single calls, and hold nothing",
+                fix="bind it, `x ~ f(..)`, in the pipeline or the `train` block, and report of `x`",
+            )  # fmt: skip
+        if one.id in needed:
+            found.append(one)
+            needed |= read_by(one)
+    return tuple(reversed(found))
+
+
+def read_by(call: WorldCall) -> set[str]:
+    """The calls that a call takes records from."""
+    sources = call.inputs.sources() if call.inputs is not None else []
+    return {one["path"][0] for one in sources if one["kind"] == "world"} | {text.path[1] for text in call.texts.values() if text.path[0] == "world"}
+
+
+def drawn_before(e: Elaborator, region: Region | None) -> None:
+    """Raises Mistake where formulas that are trained by read what nobody draws: `loss = f(sample(..))`."""
+    read = next((node for node in (region.nodes() if region is not None else ()) if node.op == "source" and node["kind"] == "world"), None)
+    call = next((one for one in e.world or () if read is not None and one.id == read["path"][0]), None)
+    if call is not None:
+        name = call.primitive if isinstance(call, WorldCall) else "repeat"
+        what, draw = (
+            ("`x[..]` chooses rows, which", "kept ~ x[..]")
+            if name == "pick"
+            else (f"`{name}`", f"x ~ {name}(..)" if name != "repeat" else "x ~ f(..)")
+        )
+        raise mistake(
+            "E0510", call.span, f"{what} acts, and here it stands in a formula", why="a formula is evaluated any number of times in an update",
+            fix=f"bind it with `~`, once a unit, or the function around it: `{draw}`",
+        )  # fmt: skip
 
 
 # ---- what a `~` of a pipeline does
@@ -208,4 +274,4 @@ def _of_rows(part: Any, scope: Scope, own: set[str]) -> bool:
     return isinstance(value, v.Record) and value.value is None
 
 
-__all__ = ["Batch", "acted", "actions_of", "declarations", "does_act", "rows_where", "whole", "world_call"]
+__all__ = ["Batch", "acted", "actions_of", "called_for", "declarations", "drawn_before", "does_act", "rows_where", "whole", "world_call"]

@@ -5,7 +5,7 @@ Held values go to `held`, records of calls and what loops carry to the world's `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradflow.graph.graph import Region
 from gradflow.language.source import Span
-from gradflow.procedures.acts import Act, Draw, Hold, Loop
+from gradflow.procedures.acts import Act, Draw, Hold, Loop, WorldCall
 from gradflow.runtime.clocks import Clocks
 from gradflow.runtime.state import Store, dtype_of
 from gradflow.runtime.world import World
@@ -76,4 +76,18 @@ class Carrier:
         return torch.zeros(shape, dtype=dtype_of("int" if type_.target is not None else type_.base, self.store.real), device=self.store.device)
 
 
-__all__ = ["Carrier"]
+def needed(region: Region, calls: Sequence[WorldCall]) -> tuple[list[WorldCall], set[tuple[str, ...]]]:
+    """(the calls that a report makes first, the held values that it and they read, texts included)."""
+    sources = list(region.sources())
+    found: list[WorldCall] = []
+    texts: set[tuple[str, ...]] = set()
+    for call in reversed(calls):
+        if call.id in {one["path"][0] for one in sources if one["kind"] == "world"} | {path[1] for path in texts if path[0] == "world"}:
+            found.append(call)
+            sources += call.inputs.sources() if call.inputs is not None else []
+            texts |= {text.path for text in call.texts.values()}
+    held = {("held", *one["path"]) for one in sources if one["kind"] == "held"} | {path for path in texts if path[0] == "held"}
+    return found[::-1], held
+
+
+__all__ = ["Carrier", "needed"]

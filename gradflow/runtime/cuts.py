@@ -7,13 +7,18 @@ group belong together, and a mini-batch takes whole groups, as many as any other
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from gradflow.graph.graph import Region
+from gradflow.plan.program import Assign, Update
 from gradflow.runtime import random
+from gradflow.runtime.events import RunFailed
+
+Cut = Mapping[int, Tensor]  # of a mini-batch: by how many samples there are, those that it sees
 
 
 def grouping(regions: Iterable[Region], whole: str = "", held: Container[tuple[str, ...]] = ()) -> tuple[str, ...] | None:
@@ -34,3 +39,20 @@ def pieces(key: random.Key, samples: int, count: int, owner: Tensor | None, devi
     for i in range(count):
         taken = order[i * groups // count : (i + 1) * groups // count]
         yield taken if owner is None else torch.isin(owner, taken).nonzero()[:, 0]
+
+
+@contextmanager
+def cut_together(count: int, action: Update | Assign, held: Mapping[tuple[str, ...], Tensor]) -> Iterator[None]:
+    """Where records are cut into `count` mini-batches, one flow has one axis `sample`: what fails because there are two is told as that."""
+    try:
+        yield
+    except RunFailed:
+        regions = [action.region, *([action.rollout] if isinstance(action, Update) and action.rollout is not None else [])]
+        drawn = [one for region in regions for one in region.sources() if one["kind"] == "held" and one.type.names[:1] == ("sample",)]
+        sizes = {one["path"][0]: held[one["path"]].shape[0] for one in drawn}
+        if count == 1 or len(set(sizes.values())) < 2:
+            raise
+        shown = ", ".join(f"`{name}` has {size}" for name, size in sizes.items())
+        raise RunFailed(
+            f"the records of one flow are cut into minibatches together, and {shown} samples: train by each in a flow of its own", action.span
+        ) from None

@@ -32,14 +32,14 @@ from gradflow.placement.programs import sparse
 from gradflow.plan.program import Assign, ModelPlan, Periodic, Program, Update
 from gradflow.plan.rewriting import optimized
 from gradflow.privacy.guard import Guard, guard_of
-from gradflow.procedures.acts import Act
+from gradflow.procedures.acts import Act, Draw
 from gradflow.procedures.figures import rollout_figures
-from gradflow.procedures.running import Carrier
+from gradflow.procedures.running import Carrier, needed
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import Checkpoint, place_of, write_checkpoint
 from gradflow.runtime.clocks import Clocks
-from gradflow.runtime.cuts import grouping, pieces
+from gradflow.runtime.cuts import Cut, cut_together, grouping, pieces
 from gradflow.runtime.devices import deterministic, dropout_of, pick_device, seeded
 from gradflow.runtime.events import (
     METRICS,
@@ -285,7 +285,8 @@ class Run:
                 self.clocks.visit = first + number
                 self.batches.at(self.clocks.seed, self.clocks.visit)
                 for action in group:
-                    self._change(action, cut, tally)
+                    with cut_together(plan.minibatches, action, self.held):
+                        self._change(action, cut, tally)
                 if group is plan.last_group:
                     for every in plan.due(self.clocks.t, number + 1):
                         yield from self._report(plan, every.periodic)
@@ -311,40 +312,43 @@ class Run:
     def _hold(self, action: Act) -> None:
         self.acts.do(action)
 
-    def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Tensor | None]:
+    def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Cut | None]:
         """For each update of the unit the samples that it sees of what was drawn; None: all. What is taken once a rollout is taken here."""
         for action in group:
             if isinstance(action, Update) and action.rollout is not None:
-                results = self._run(action.rollout, action.span, action.flow)
+                with cut_together(plan.minibatches, action, self.held):
+                    results = self._run(action.rollout, action.span, action.flow)
                 self.taken[action.flow] = {name.split("/")[1]: value.clone() for name, value in results.items()}
-        samples = self._samples(group) if plan.minibatches > 1 else 0
-        if not samples:
+        readers: dict[int, list[Update | Assign]] = {}
+        for action in group if plan.minibatches > 1 else ():
+            for samples in self._samples(action):
+                readers.setdefault(samples, []).append(action)
+        if not readers:
             yield from [None] * plan.updates
             return
-        owner = self._owner(plan, group)
-        found = samples if owner is None else int(owner.max()) + 1
-        if found < plan.minibatches:
-            what = "samples" if owner is None else "groups, which an update needs whole,"
-            raise RunFailed(f"{found} {what} cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
+        owners = {samples: self._owner(plan, tuple(readers[samples])) for samples in readers}
+        for samples, owner in owners.items():
+            found = samples if owner is None else int(owner.max()) + 1
+            if found < plan.minibatches:
+                what = "samples" if owner is None else "groups, which an update needs whole,"
+                raise RunFailed(f"{found} {what} cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
         for epoch in range(plan.updates // plan.minibatches):
             key = random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch)
-            yield from pieces(key, samples, plan.minibatches, owner, self.device)
+            parts = [pieces(key, samples, plan.minibatches, owner, self.device) for samples, owner in owners.items()]
+            yield from (dict(zip(owners, some, strict=True)) for some in zip(*parts, strict=True))
 
     def _owner(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Tensor | None:
         """The group of each sample, numbered through, where one of these updates sums by group or whole groups are asked for."""
         index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""), self.held)
         return None if index is None else self.held[index].unique(return_inverse=True)[1]
 
-    def _samples(self, group: tuple[Update | Assign, ...]) -> int:
-        """How many samples were drawn; 0 where the group reads none."""
-        for action in group:
-            read = self._reader(action.flow if isinstance(action, Update) else "", None, True)
-            for source in self.regions.lowered(action.region, True, action.span).sources:
-                if source["kind"] in ("held", "rollout") and source.type.has("sample"):
-                    return int(read(source).shape[source.type.names.index("sample")])
-        return 0
+    def _samples(self, action: Update | Assign) -> set[int]:
+        """How many samples there are in what an action reads; none where it reads none."""
+        read = self._reader(action.flow if isinstance(action, Update) else "", None, True)
+        drawn = (one for one in self.regions.lowered(action.region, True, action.span).sources if one["kind"] in ("held", "rollout"))
+        return {int(read(one).shape[one.type.names.index("sample")]) for one in drawn if one.type.has("sample")} - {0}
 
-    def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
+    def _change(self, action: Update | Assign, cut: Cut | None, tally: Tally) -> None:
         """One update of one flow, or one assignment to a model."""
         flow = action.flow if isinstance(action, Update) else ""
         if flow in self.ticking:
@@ -378,7 +382,7 @@ class Run:
         lowered: Lowered = self.regions.lowered(region, span=span) if span else self.regions.lowered(region)
         return self.regions.run(lowered, self._reader(flow, None, False), *((span,) if span else ()))
 
-    def _reader(self, flow: str, cut: Tensor | None, updating: bool) -> Callable[[Node], Any]:
+    def _reader(self, flow: str, cut: Cut | None, updating: bool) -> Callable[[Node], Any]:
         """Where the sources of a region have their values, for one evaluation."""
 
         def read(source: Node) -> Any:
@@ -398,7 +402,8 @@ class Run:
             value = self.held[path] if kind == "held" else self.taken[flow][path[0]]
             value = self.ranks.fitted(value, source.type)
             if cut is not None and source.type.has("sample"):
-                return value.index_select(source.type.names.index("sample"), cut)
+                axis = source.type.names.index("sample")
+                return value.index_select(axis, cut[value.shape[axis]]) if value.shape[axis] in cut else value
             return value
 
         return read
@@ -412,18 +417,16 @@ class Run:
 
     def _report(self, plan: PhasePlan, block: Periodic, first: bool = False) -> Iterator[Event]:
         """Evaluates reports with the models as they are used, not trained (no dropout). `first`: only what can be known before any draw."""
-        region = self._known(block.region) if first else block.region
+        region = self._known(block) if first else block.region
         if not region.results:
             return
-        used = {source["path"][0] for source in region.sources() if source["kind"] == "world"}
         modules = [runner.module for runner in self.store.runners.values()]
         training = [module.training for module in modules]
         for module in modules:
             module.eval()
         try:
-            for call in block.calls:
-                if call.id in used:
-                    self.world.call(call, self.clocks.seed, self.clocks.tick)
+            for call in needed(region, block.calls)[0]:
+                self.acts.do(Draw("", call))
             self.looked = {name: value for one in self.ticking.values() if one.unit == "time" for name, value in one.settled().items()}
             results = self._run(region, block.span)
         finally:
@@ -434,11 +437,13 @@ class Run:
         self.learnt.add(values)
         yield Report(self.clocks.tick, plan.index, self.clocks.t, plan.phase.unit, values, block is plan.phase.final, self.sending.seconds)
 
-    def _known(self, region: Region) -> Region:
+    def _known(self, block: Periodic) -> Region:
         """The reports that do not wait for something to be drawn."""
+        region = block.region
 
         def known(node: Node) -> bool:
-            return all(s["kind"] != "held" or s["path"] in self.held for s in Region((("", node),)).sources())
+            held = needed(Region((("", node),)), block.calls)[1]
+            return all(path[1:] in self.held or path in self.world.texts for path in held)
 
         key = id(region)
         if key not in self._available:
