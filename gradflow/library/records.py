@@ -27,6 +27,8 @@ def pick(record: Mapping[str, Any], mask: Any, over: str, types: Types) -> Recor
 
     own = types["record"]
     kept = torch.as_tensor(mask)
+    if len(kept) != length(record, over, own):
+        raise ValueError(f"a truth value for each of {length(record, over, own)} entries along `{over}` is needed, these are {len(kept)}")
     rows = {over: kept}
     group = next((name for name, (axes, target) in own.items() if over == "prompt" and axes == ("sample",) and target == "prompt"), None)
     if group is not None:
@@ -156,21 +158,21 @@ def draw_fields(tasks: DataSpec, prompts: Any = None, **options: Any) -> Mapping
     return fields | {n: FieldSpec(f.base, (axis, *f.axes[1:]), f.target) for n, f in split.items() if n != "id"}
 
 
-def opened(fields: Mapping[str, FieldSpec], names: tuple[str, ...] = ROWS) -> dict[str, FieldSpec]:
+def opened(fields: Mapping[str, FieldSpec] | None, names: tuple[str, ...] = ROWS) -> dict[str, FieldSpec]:
     """Fields whose number of rows is not known."""
 
     def size(axis: tuple[str, int | None]) -> tuple[str, int | None]:
         return (axis[0], None) if axis[0] in names else axis
 
-    return {n: FieldSpec(f.base, tuple(map(size, f.axes)), size(f.target) if f.target else None, f.padded) for n, f in fields.items()}
+    return {n: FieldSpec(f.base, tuple(map(size, f.axes)), size(f.target) if f.target else None, f.padded) for n, f in (fields or {}).items()}
 
 
-def pick_fields(record: Mapping[str, FieldSpec], mask: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
+def pick_fields(record: Mapping[str, FieldSpec] | None, mask: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
     """The record's fields; whole prompts may leave fewer samples, samples leave the prompts."""
     return opened(record, ROWS if over == "prompt" else ("sample",))
 
 
-def part_fields(record: Mapping[str, FieldSpec], count: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
+def part_fields(record: Mapping[str, FieldSpec] | None, count: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
     return pick_fields(record, over=over)
 
 

@@ -21,7 +21,7 @@ from gradflow.passes.bodies import Body
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head
-from gradflow.passes.values import kind_name
+from gradflow.passes.values import NONE, Record, kind_name
 
 ROUNDS = 4
 
@@ -33,6 +33,13 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str,
     outer = [n for n in dict.fromkeys(assigned(statement.body, {*own, name})) if isinstance(inner.local(n)[1], Node | int | float)]
     inner.names.update({n: inner.local(n)[1] for n in outer})
     names = [*own, *outer]
+    rows = next((n for n in names if inner.names[n] is NONE or isinstance(inner.names[n], Record)), None)
+    if rows is not None:
+        raise mistake(
+            "E0510", head(statement.span, "repeat"), f"a loop of formulas carries numbers, `{rows}` is {kind_name(inner.names[rows])}",
+            why="loops that draw, choose and join records are carried out once a unit, by a function that is called with `~`",
+            fix="bind the function around it: `x ~ f(..)`",
+        )  # fmt: skip
     starts = [e.ops.constant(e.tensor(inner.names[n])) for n in names]
     types = [n.type for n in starts]
     for _ in range(ROUNDS):

@@ -138,12 +138,17 @@ class PipelineElaborator:
         from gradflow.builtins.draws import drawn
 
         name = statement.targets[0].name
-        fresh_name(name, scope, statement.span)
+        for target in statement.targets:
+            fresh_name(target.name, scope, statement.span)
         before = len(self.e.world or [])
         self.e.keeping = Keeping(self.e, f"~{name}")
         try:
             value = drawn(self.e, statement, scope)
+            if len(statement.targets) > 1:  # held together, by the first name
+                value = v.Record({t.name: x for t, x in zip(statement.targets, unpacked(statement, value), strict=True)}, name)
             scope.names[name], self.e.constants[f"draw {name}"] = actions_of(self.e, name, value, (self.e.world or [])[before:], self.held)
+            if len(statement.targets) > 1:
+                scope.names.update(scope.names[name].fields)
         finally:
             self.e.keeping = None
 

@@ -15,8 +15,10 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.library.catalogue import FieldSpec, catalogue
+from gradflow.library.records import MOVERS
 from gradflow.passes import values as v
 from gradflow.procedures.acts import Draw, Hold, Text, WorldCall
+from gradflow.procedures.domains import takes_one
 
 if TYPE_CHECKING:
     from gradflow.passes.expressions import Elaborator
@@ -79,6 +81,8 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
             why="a formula `=` is read any number of times; what acts is done once a unit, and held",
             fix=f"bind it by itself: `{example}`",
         )  # fmt: skip
+    if name in MOVERS and not any(isinstance(x, v.Record) for x in arguments.values()):
+        return v.NONE
     key = f"{name}{e.calls}"
     e.calls += 1
     scalar = isinstance(fields, FieldSpec)
@@ -122,6 +126,11 @@ def _sorted(
         elif isinstance(value, Node) and value.type.base == "text":
             texts[name] = text_of(value)
         elif isinstance(value, Node):
+            if value.type.axes and takes_one(primitive, name):
+                raise mistake(
+                    "E0402", e.ops.span, f"`{name}` of `{primitive}` is one value, this is {v.kind_name(value)}",
+                    why="it holds for the whole call", fix="reduce it, `mean(..)`, or call once for each: `repeat round: 4 { .. }`",
+                )  # fmt: skip
             inputs[name] = value
         else:
             options[name] = value
@@ -139,7 +148,22 @@ def rows_where(e: Elaborator, record: v.Record, node: s.Index, scope: Scope) -> 
             "E0310", node.args[0].span, "rows of a record are chosen by a truth value for each of them",
             why=f"this is {v.kind_name(condition)}", fix="give one along `sample` or `prompt`: `samples[samples.finished]`",
         )  # fmt: skip
-    arguments = {"record": record, "mask": condition, "over": condition.type.axes[0].name}
+    axis = condition.type.axes[0]
+    if not any(isinstance(x, Node) and x.type.has(axis.name) for x in (*record.fields.values(), *record.texts.values())):
+        maps = {x.type.target.name: n for n, x in record.fields.items() if isinstance(x, Node) and x.type.target is not None}
+        own = maps.get(axis.name)
+        fix = f"ask by each row's own: `x[mask[{axis.name}: x.{own}]]`" if own is not None else "ask this record: `x[x.reward > 0]`"
+        raise mistake(
+            "E0310", node.args[0].span, f"nothing in this record lies along `{axis.name}`",
+            why="rows are chosen along an axis that the record has: `sample`, or `prompt` with all its samples", fix=fix,
+        )  # fmt: skip
+    sizes = {own.size for x in record.fields.values() if isinstance(x, Node) for own in x.type.axes if own.name == axis.name} - {None, axis.size}
+    if axis.size is not None and sizes:
+        raise mistake(
+            "E0310", node.args[0].span, f"a truth value for each of {next(iter(sizes))} entries along `{axis.name}` is needed, these are {axis.size}",
+            why="the condition is of another record", fix="ask this record: `x[x.reward > 0]`",
+        )  # fmt: skip
+    arguments = {"record": record, "mask": condition, "over": axis.name}
     return acted(e, "pick", s.Call(node.span, node.value, ()), arguments, scope)
 
 

@@ -39,7 +39,7 @@ from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.checkpoints import Checkpoint
 from gradflow.runtime.clocks import Clocks
-from gradflow.runtime.cuts import grouping, minibatches
+from gradflow.runtime.cuts import Cut, cut_together, grouping, minibatches
 from gradflow.runtime.devices import deterministic, dropout_of, pick_device, seeded
 from gradflow.runtime.events import (
     SCHEMA,
@@ -283,7 +283,8 @@ class Run:
                 self.clocks.visit = first + number
                 self.batches.at(self.clocks.seed, self.clocks.visit)
                 for action in group:
-                    self._change(action, cut, tally)
+                    with cut_together(plan.minibatches, action, self.held):
+                        self._change(action, cut, tally)
                 if group is plan.last_group:
                     for every in plan.due(self.clocks.t, number + 1):
                         yield from self._report(plan, every.periodic)
@@ -309,15 +310,20 @@ class Run:
     def _hold(self, action: Act) -> None:
         self.acts.do(action)
 
-    def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Tensor | None]:
+    def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Cut | None]:
         """For each update of the unit the samples that it sees of what was drawn; None: all. What is taken once a rollout is taken here."""
         for action in group:
             if isinstance(action, Update) and action.rollout is not None:
-                results = self._run(action.rollout, action.span, action.flow)
+                with cut_together(plan.minibatches, action, self.held):
+                    results = self._run(action.rollout, action.span, action.flow)
                 self.taken[action.flow] = {name.split("/")[1]: value.clone() for name, value in results.items()}
-        samples = samples_of(self, group) if plan.minibatches > 1 else 0
-        if samples:
-            yield from minibatches(plan, samples, self._owner(plan, group), self.clocks, self.device)
+        readers: dict[int, list[Update | Assign]] = {}
+        for action in group if plan.minibatches > 1 else ():
+            for samples in samples_of(self, action):
+                readers.setdefault(samples, []).append(action)
+        if readers:
+            owners = {samples: self._owner(plan, tuple(found)) for samples, found in readers.items()}
+            yield from minibatches(plan, owners, self.clocks, self.device)
         else:
             yield from [None] * plan.updates
 
@@ -326,7 +332,7 @@ class Run:
         index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""), self.held)
         return None if index is None else self.held[index].unique(return_inverse=True)[1]
 
-    def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
+    def _change(self, action: Update | Assign, cut: Cut | None, tally: Tally) -> None:
         """One update of one flow, or one assignment to a model."""
         flow = action.flow if isinstance(action, Update) else ""
         if flow in self.ticking:
@@ -386,6 +392,7 @@ class Run:
 
     def _known(self, block: Periodic) -> Region:
         """The reports that do not wait for something to be drawn."""
+        region = block.region
 
         def known(node: Node) -> bool:
             read = asked(Region((("", node),)).sources(), block.calls)[1]

@@ -13,10 +13,11 @@ from gradflow.plan.program import Assign, Update
 from gradflow.runtime.state import dtype_of
 
 if TYPE_CHECKING:
+    from gradflow.runtime.cuts import Cut
     from gradflow.runtime.executor import Run
 
 
-def reader(run: Run, flow: str, cut: Tensor | None, updating: bool) -> Callable[[Node], Any]:
+def reader(run: Run, flow: str, cut: Cut | None, updating: bool) -> Callable[[Node], Any]:
     """Where the sources of a region have their values, for one evaluation."""
 
     def read(source: Node) -> Any:
@@ -36,7 +37,8 @@ def reader(run: Run, flow: str, cut: Tensor | None, updating: bool) -> Callable[
         value = run.held[path] if kind == "held" else run.taken[flow][path[0]]
         value = run.ranks.fitted(value, source.type)
         if cut is not None and source.type.has("sample"):
-            return value.index_select(source.type.names.index("sample"), cut)
+            axis = source.type.names.index("sample")
+            return value.index_select(axis, cut[value.shape[axis]]) if value.shape[axis] in cut else value
         return value
 
     return read
@@ -48,11 +50,8 @@ def _input(run: Run, source: Node) -> Tensor:
     return run.ranks.fitted(torch.as_tensor(value, dtype=dtype_of(source.type.base, run.store.real), device=run.device), source.type)
 
 
-def samples_of(run: Run, group: tuple[Update | Assign, ...]) -> int:
-    """How many samples were drawn; 0 where the group reads none."""
-    for action in group:
-        read = reader(run, action.flow if isinstance(action, Update) else "", None, True)
-        for source in run.regions.lowered(action.region, True, action.span).sources:
-            if source["kind"] in ("held", "rollout") and source.type.has("sample"):
-                return int(read(source).shape[source.type.names.index("sample")])
-    return 0
+def samples_of(run: Run, action: Update | Assign) -> set[int]:
+    """How many samples there are in what an action reads; none where it reads none."""
+    read = reader(run, action.flow if isinstance(action, Update) else "", None, True)
+    drawn = (one for one in run.regions.lowered(action.region, True, action.span).sources if one["kind"] in ("held", "rollout"))
+    return {int(read(one).shape[one.type.names.index("sample")]) for one in drawn if one.type.has("sample")} - {0}

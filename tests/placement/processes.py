@@ -24,7 +24,10 @@ from gradflow.cli.main import main
 from gradflow.runtime.checkpoints import newest_checkpoint
 
 LIMIT = 120
-KNOWN = ["torch.distributed.fsdp", "gradflow.cli.run", "gradflow.runtime.executor", "gradflow.backends.distributed.launch", "gradflow.backends.torch"]
+KNOWN = [
+    "torch.distributed.fsdp", "sklearn.datasets", "gradflow.cli.run", "gradflow.runtime.executor", "gradflow.backends.torch",
+    "gradflow.backends.distributed.launch",
+]  # fmt: skip
 
 
 def command(*words: str) -> list[str]:

@@ -100,9 +100,7 @@ LOOP = "  repeat with n = 0 until n > 1 {\n    x ~ sample(policy, tasks)\n    n 
 WRONG: Sequence[tuple[str, str, str, str]] = [
     ("  state a = 0\n  a <- a + 1\n  return a", "\n  x = f(policy, tasks)\n  train 1 rollouts { report x = x }", "E0501", "`state` has no place"),
     ("  state a : [unknown] = 0\n  x ~ sample(policy, tasks)\n  return x", DRAWN, "E0303", "size of axis `unknown`"),
-    (LOOP.replace("repeat", "repeat k: 3").replace("n <-", "state a = 0\n    n <-"), DRAWN, "E0501", "no place in a loop"),
     (LOOP, DRAWN, "E0507", "has a number of passes"),
-    ("  x ~ sample(policy, tasks)\n  when mean(x.reward) > 0 { y ~ sample(policy, tasks) }\n  return x", DRAWN, "E0501", "cannot stand in a `when`"),
     ("  x ~ sample(policy, tasks)\n  return x[x.reward]", DRAWN, "E0310", "rows of a record"),
     ("  x ~ sample(policy, tasks)\n  return x.nothing", DRAWN, "E0202", "has no field `nothing`"),
 ]  # fmt: skip
