@@ -254,7 +254,7 @@ class Body:
                 scope.axes[name] = Axis(name, count)
             else:
                 self.unroll(statement, inner, scope, name, count)
-        elif name in scope.axes or self.e.holder(name, scope) is not None:
+        elif name in scope.axes or scope.holder(name) is not None:
             self.scan(statement, inner, scope, name)
         else:
             raise mistake(
