@@ -84,10 +84,7 @@ class Body:
     def do_bind(self, statement: s.Bind, scope: Scope) -> None:
         if statement.op == "<-":
             self.assignable(statement, scope)
-        if statement.op == "~":
-            value = self.draw(statement, scope)
-        else:
-            value = self.e.evaluate(statement.value, scope)
+        value = self.draw(statement, scope) if statement.op == "~" else self.e.evaluate(statement.value, scope)
         values = unpacked(statement, value)
         for target, one in zip(statement.targets, values, strict=True):
             if statement.op == "<-":
@@ -237,18 +234,14 @@ class Body:
         name = statement.axis.name
         if statement.axis.size is not None:
             count = self.e.evaluate(statement.axis.size, scope)
+            along = "; to run along data, name its axis alone: `repeat token { .. }`"
             if not isinstance(count, int):
-                raise mistake(
-                    "E0507", statement.axis.size.span, "the number of passes must be a whole number that is known when the spec is compiled",
-                    why=f"this is {v.kind_name(count)}",
-                    fix="give a number or an `int` parameter; to run along data, name its axis alone: `repeat token { .. }`",
-                )  # fmt: skip
+                what = "the number of passes must be a whole number that is known when the spec is compiled"
+                fix = f"give a number or an `int` parameter{along}"
+                raise mistake("E0507", statement.axis.size.span, what, why=f"this is {v.kind_name(count)}", fix=fix)
             if count > MOST_PASSES:
-                raise mistake(
-                    "E0507", statement.axis.size.span, f"a loop has at most {MOST_PASSES} passes, {count} are asked for",
-                    why="every pass becomes a piece of the program",
-                    fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
-                )  # fmt: skip
+                what, why = f"a loop has at most {MOST_PASSES} passes, {count} are asked for", "every pass becomes a piece of the program"
+                raise mistake("E0507", statement.axis.size.span, what, why=why, fix=f"give a smaller number{along}")
             if statement.until is not None:
                 self.scan(statement, inner, scope, name, count)
                 scope.axes[name] = Axis(name, count)
