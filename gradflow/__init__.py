@@ -31,3 +31,7 @@ def __getattr__(name: str) -> Any:
         module = import_module(_PUBLIC[name])
         return module if name == "verify" else getattr(module, name)
     raise AttributeError(f"module `gradflow` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

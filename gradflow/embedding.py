@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gradflow.graph.graph import Node, Region
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import Diagnostic, GradflowError, Mistake, mistake, nearest
+from gradflow.language.diagnostics import Diagnostic, GradflowError, Mistake, nearest
+from gradflow.language.parser import parse_expression
 from gradflow.language.source import Source
 from gradflow.passes import values as v
 from gradflow.passes.calls import call_values
@@ -58,14 +59,15 @@ def checked(definition: s.Definition, options: Mapping[str, Any]) -> None:
 class Objective:
     """A shipped (or own) objective on tensors. Called with its inputs by name; returns the loss, ready for autograd.
 
-    Inputs are tensors with the axes that the definition declares, in that order; trailing axes may be left out and broadcast. After a call
-    `reports` holds what the objective reports, detached.
+    Inputs are tensors with the axes that the definition declares, in that order; trailing axes may be left out and broadcast. Options are numbers,
+    words, lists, and texts in the language where a part is chosen: `surrogate="clipped(high: 0.28)"`. After a call `reports` holds what the
+    objective reports, detached. Raises GradflowError for what does not fit.
     """
 
     def __init__(self, name: str, **options: Any):
         self.definition, self.home = find_definition(name, ("objective",))
-        checked(self.definition, options)
-        self.options = options
+        text = f"{self.definition.name}({', '.join(f'{key}: {_written(value)}' for key, value in options.items())})"
+        self._call = parse_expression(Source("<call>", text))
         self.name = name
         self.reports: dict[str, torch.Tensor] = {}
         self._cache: dict[Any, tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...], tuple[str, ...]]] = {}
@@ -73,19 +75,48 @@ class Objective:
         self._maps = {name for name, option in self._declared.items() if option.axes is not None and option.axes.target is not None}
         self._compiled({})
 
-    def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *places: Any, **inputs: torch.Tensor) -> torch.Tensor:
         import torch
 
         from gradflow.runtime.autograd import apply_regions
 
+        self._fitting(places, inputs)
         real = tuple(name for name, x in inputs.items() if isinstance(x, torch.Tensor) and x.requires_grad)
         key = (tuple((name, x.dim(), x.dtype, name in real) for name, x in inputs.items()), next(iter(inputs.values())).device)
         if key not in self._cache:
             self._cache[key] = torch.compiler.disable(self._build)(inputs, real)
         forward, backward, wanted, names = self._cache[key]
-        loss, reports = apply_regions(forward, backward, wanted, self._prepared(inputs))
+        try:
+            loss, reports = apply_regions(forward, backward, wanted, self._prepared(inputs))
+        except (RuntimeError, IndexError):
+            self._same_sizes(inputs)
+            raise
         self.reports = dict(zip(names, reports, strict=True))
         return loss
+
+    def _fitting(self, places: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:
+        """Raises GradflowError for what is no input, or no tensor."""
+        import torch
+
+        if places:
+            raise _wrong("E0401", self.name, f"`{self.name}` takes its inputs by name", ", ".join(f"{n}=.." for n in self._declared))
+        for name, value in inputs.items():
+            if name not in self._declared:
+                known = "it takes " + ", ".join(f"`{n}`" for n in self._declared)
+                raise _wrong("E0404", name, f"`{self.name}` has no input `{name}`", nearest(name, self._declared), known)
+            if not isinstance(value, torch.Tensor):
+                raise _wrong("E0301", name, f"`{name}` is a tensor, this is a {type(value).__name__}", "`torch.as_tensor(..)` makes one")
+
+    def _same_sizes(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Raises GradflowError where two inputs differ along an axis."""
+        known: dict[str, tuple[str, int]] = {}
+        for name, value in inputs.items():
+            option = self._declared[name]
+            for item, size in zip(option.axes.items if option.axes is not None else (), value.shape, strict=False):
+                other, before = known.setdefault(item.name, (name, size))
+                if before != size:
+                    message = f"axis `{item.name}` has {before} entries in `{other}` and {size} in `{name}`"
+                    raise _wrong("E0302", name, message, "give all of them for the same samples", "axes of one name are matched entry by entry")
 
     def _prepared(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Index maps numbered from 0; everything else as it is."""
@@ -110,9 +141,9 @@ class Objective:
     def _compiled(self, types: Mapping[str, Type]) -> tuple[Elaborator, Any, dict[str, Node]]:
         """Elaborates the objective on sources of the given types. Raises GradflowError."""
         e = Elaborator()
-        function = v.Function(self.definition, self.home.scope(), {k: _option(x) for k, x in self.options.items()})
         sources = {name: e.ops.source(type_, "input", name) for name, type_ in types.items()}
         try:
+            function = e.evaluate(self._call, self.home.scope())
             return e, (call_values(e, function, self.definition.name_span, **sources) if sources else None), sources
         except Mistake as error:
             raise GradflowError([error.diagnostic]) from None
@@ -121,22 +152,7 @@ class Objective:
         from gradflow.backends.torch import lower
         from gradflow.passes.differentiate import gradient
 
-        declared = self._declared
-        for name in inputs:
-            if name not in declared:
-                span = Source("<call>", name).span(0, len(name))
-                raise GradflowError(
-                    [
-                        Diagnostic(
-                            "E0404",
-                            f"`{self.name}` has no input `{name}`",
-                            span,
-                            why="it takes " + ", ".join(f"`{n}`" for n in declared),
-                            fix=nearest(name, declared),
-                        )
-                    ]
-                )
-        types = {name: _type_of(declared[name], x) for name, x in inputs.items()}
+        types = {name: _type_of(name, self._declared[name], x) for name, x in inputs.items()}
         e, value, sources = self._compiled(types)
         loss = e.ops.constant(value.value)
         reports = [(f"report/{n}", e.ops.constant(e.tensor(x))) for n, x in value.fields.items()]
@@ -148,10 +164,33 @@ class Objective:
         return forward, backward, real, tuple(value.fields)
 
 
-def _type_of(option: s.TypeOne, value: torch.Tensor) -> Type:
+def _wrong(code: str, word: str, message: str, fix: str = "", why: str = "") -> GradflowError:
+    return GradflowError([Diagnostic(code, message, Source("<call>", word).span(0, len(word)), why=why, fix=fix)])
+
+
+def _written(value: Any) -> str:
+    """An option as the language writes it. Raises GradflowError."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, str):
+        return value
+    try:
+        return repr(float(value)) if not isinstance(value, int) else repr(value)
+    except (TypeError, ValueError):
+        raise _wrong(
+            "E0402", str(value), f"no option can be of the type {type(value).__name__}", "a number, a word, a list, or a text in the language"
+        ) from None
+
+
+def _type_of(name: str, option: s.TypeOne, value: torch.Tensor) -> Type:
     items = option.axes.items if option.axes is not None else ()
     if value.dim() > len(items) and items:
-        raise GradflowError([mistake("E0303", option.span, f"{len(items)} axes are declared, {value.dim()} given").diagnostic])
+        declared = ", ".join(item.name for item in items)
+        raise _wrong(
+            "E0303", name, f"`{name}` has {value.dim()} axes", f"give it the axes [{declared}], in this order", f"it is declared [{declared}]"
+        )
     axes = tuple(Axis(items[i].name if items else f"entry{i}") for i in range(value.dim()))
     target = Axis(option.axes.target) if option.axes is not None and option.axes.target is not None else None
     base = "int" if target is not None else "bool" if option.base == "bool" else "real"

@@ -224,3 +224,42 @@ def test_under_data_parallel(tmp_path: Path) -> None:
         optimizer.step()
     for p, q in zip(model.parameters(), torch.load(tmp_path / "result.pt"), strict=True):
         torch.testing.assert_close(p.detach(), q, rtol=1e-9, atol=1e-10)
+
+
+def tensors_of_a_group() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    old = -torch.rand(4, 3, generator=generator)
+    logp = (old + 0.4 * torch.randn(4, 3, generator=generator)).requires_grad_()
+    mask = torch.arange(3)[None] < torch.tensor([3, 1, 2, 3])[:, None]
+    return {"logp": logp, "logp_old": old, "mask": mask, "reward": torch.tensor([1.0, 0, 0, 1]), "group": torch.tensor([0, 0, 1, 1])}
+
+
+def test_parts_of_an_objective_are_chosen_in_the_language() -> None:
+    given = tensors_of_a_group()
+    objective = gradflow.objective("grpo", surrogate="clipped(high: 0.28)", aggregate="token_mean()", credit="group_norm(scale: none)")
+    ratio, advantage, mask = (given["logp"] - given["logp_old"]).exp(), (given["reward"] - 0.5)[:, None], given["mask"]
+    tokens = torch.maximum(-ratio * advantage, -ratio.clamp(0.8, 1.28) * advantage)
+    torch.testing.assert_close(objective(**given), (tokens * mask).sum() / mask.sum())
+    held = ((ratio > 1.28) & (advantage > 0) & mask).sum() / mask.sum()
+    assert held > 0
+    torch.testing.assert_close(objective.reports["clip_high"], held)
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"logp_old": torch.zeros(2, 3)}, "axis `sample` has 4 entries in `logp` and 2 in `logp_old`"),
+        ({"reward": torch.zeros(4, 3)}, "`reward` has 2 axes"),
+        ({"rewards": torch.zeros(4)}, "did you mean `reward`?"),
+        ({"reward": [1.0, 0, 0, 1]}, "`reward` is a tensor, this is a list"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_told_by_name(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(gradflow.GradflowError, match=words.replace("?", "[?]")):
+        gradflow.objective("grpo")(**tensors_of_a_group() | change)
+
+
+@pytest.mark.parametrize("options,words", [({"beta": 0.1}, "TRL's `beta` is written"), ({"surrogate": "clipped(high: -1)"}, "`high` cannot be -1")])
+def test_options_that_do_not_fit_are_told_as_in_a_spec(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(gradflow.GradflowError, match=words):
+        gradflow.objective("grpo", **options)
