@@ -80,7 +80,11 @@ def evaluate(node: Node, *arrays: Array) -> Array:
     function = LINALG.get(node["name"])
     if function is None:
         raise ValueError(f"there is no linear algebra called `{node['name']}`")
-    array, names = function(Call(node, arrays))
+    try:
+        array, names = function(Call(node, arrays))
+    except numpy.linalg.LinAlgError as error:
+        wrong = any(not numpy.isfinite(one).all() for one in arrays)
+        raise ValueError(f"`{node['name']}` of a matrix with entries that are not finite" if wrong else f"`{node['name']}`: {error}") from error
     if NEW in names:
         known = {name for name in names if name != NEW}
         fresh = [name for name in node.type.names if name not in known]

@@ -170,7 +170,11 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
 
 def linalg(name: str, options: Options, *tensors: Tensor) -> Tensor:
     """Runs one entry of the table."""
-    return LINALG[name][0](options, *tensors)
+    try:
+        return LINALG[name][0](options, *tensors)
+    except torch.linalg.LinAlgError as error:
+        wrong = any(not one.isfinite().all() for one in tensors)
+        raise ValueError(f"`{name}` of a matrix with entries that are not finite" if wrong else f"`{name}`: {error}") from error
 
 
 # ---- text
