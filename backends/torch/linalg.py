@@ -58,6 +58,10 @@ def _eigenvalue(options: Options, x: Tensor) -> Tensor:
     return values[..., k - 1 if k > 0 else k]
 
 
+def _moduli(options: Options, x: Tensor) -> Tensor:
+    return torch.linalg.eigvals(x).abs().sort(-1, descending=True).values
+
+
 def _spectral_norm(options: Options, x: Tensor) -> Tensor:
     return torch.linalg.svdvals(x)[..., 0]
 
@@ -145,6 +149,7 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     "eigenvalues": (_eigenvalues, lambda lifted, row, col, node: (*lifted, NEW)),
     "eigenvectors": (_eigenvectors, lambda lifted, row, col, node: (*lifted, row, NEW)),
     "eigenvalue": (_eigenvalue, lambda lifted, row, col, node: lifted),
+    "moduli": (_moduli, lambda lifted, row, col, node: (*lifted, NEW)),
     "spectral_norm": (_spectral_norm, lambda lifted, row, col, node: lifted),
     "identity": (_identity, lambda lifted, row, col, node: node.type.names),
     "pseudo_inverse": (_pseudo_inverse, lambda lifted, row, col, node: (*lifted, col, row)),
@@ -165,7 +170,11 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
 
 def linalg(name: str, options: Options, *tensors: Tensor) -> Tensor:
     """Runs one entry of the table."""
-    return LINALG[name][0](options, *tensors)
+    try:
+        return LINALG[name][0](options, *tensors)
+    except torch.linalg.LinAlgError as error:
+        wrong = any(not one.isfinite().all() for one in tensors)
+        raise ValueError(f"`{name}` of a matrix with entries that are not finite" if wrong else f"`{name}`: {error}") from error
 
 
 # ---- text

@@ -59,6 +59,12 @@ def eigenvalues(a: Arguments) -> Any:
     return linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
 
 
+@builtin("moduli(x)", "Absolute values of the eigenvalues of a square matrix, descending, along the axis `eigen`.", "linear algebra")
+def moduli(a: Arguments) -> Any:
+    x = matrix(a)
+    return linalg(a.e, "moduli", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
+
+
 @builtin("eigen(x)", "(values, vectors) of a symmetric matrix, ascending: [eigen] and [row, eigen].", "linear algebra")
 def eigen(a: Arguments) -> Any:
     x = matrix(a)

@@ -324,6 +324,7 @@ def linear_algebra(m: Maker) -> Case:
     results |= {
         "last": call("eigenvalue", (), symmetric, k=-1),
         "norm": call("spectral_norm", (C,), lifted),
+        "moduli": call("moduli", (Axis("e", 4),), square),
         "inverse": call("pseudo_inverse", (A, B), x),
     }
     results |= {"stationary": call("stationary", size[:1], chain), "diagonal": call("with_diagonal", size, square, m.data("d", size[1]))}
