@@ -92,6 +92,8 @@ def append(a: Arguments) -> Any:
             fix="give each field, by name",
         )  # fmt: skip
     axis, count = along(a, seen, given)
+    if count == 0:
+        return seen
     condition = a.condition()
     if isinstance(condition, Node) and set(condition.type.names) - {axis}:
         raise mistake(

@@ -97,11 +97,11 @@ def _misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope, whole: s
         return f"write `{base}`"
     if isinstance(value, Node):
         return "" if base != "bool" or value.type.base == "bool" else "a truth value is needed"
+    if isinstance(value, list | tuple) and all(isinstance(item, NUMBERS) for item in value):
+        return next(filter(None, (_number_misfit(e, option, item, scope) for item in value if not isinstance(item, bool))), "")
     if option.axes is not None:
         return "" if isinstance(value, v.Model | list | tuple | int | float) else "a tensor is needed"
     if isinstance(value, v.Model) and value.free is not None:
-        return ""
-    if isinstance(value, list | tuple) and all(isinstance(item, NUMBERS) for item in value):
         return ""
     if isinstance(value, v.Record):
         return "" if value.value is not None else "a number is needed"
