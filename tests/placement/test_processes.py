@@ -19,13 +19,22 @@ from gradflow.runtime.checkpoints import newest_checkpoint
 from tests.placement.processes import LIMIT, command, forked, gradflow, same, tensors
 
 GOSSIP = ["exchanges:gossip_on_digits"]
+WARNED = """pipeline warned() {
+  data  train, test = digits(split: by_label)
+  model net = softmax_regression(64, 10)
+  flow  net over ring(16): cross_entropy(net(train.x), train.y) -> backprop -> gossip() -> sgd(lr: 0.5)
+  train 20 rounds (seed: 0) { every 30 rounds { report distance = sum(variance(net, over: node), over: param) } }
+}
+"""
 
 
 def test_four_processes_compute_what_one_does(tmp_path: Path) -> None:
-    words = ["run", *GOSSIP, "--steps", "20", "--quiet"]
+    (tmp_path / "warned.gflow").write_text(WARNED)
+    words = ["run", "warned.gflow", "--steps", "20", "--quiet"]
     assert forked(tmp_path, 1, *words, "--name", "one").returncode == 0
     four = gradflow(tmp_path, *words, "--name", "four", "--nproc", "4")
     assert four.returncode == 0, four.stderr
+    assert four.stderr.count("warning[W0110]") == 1, "warnings are told once, not by every process"
     same(tmp_path / "runs/one", tmp_path / "runs/four")
 
 
