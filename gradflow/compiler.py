@@ -124,7 +124,6 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
 def _overrides(texts: Sequence[str], definition: s.Definition) -> dict[str, Any]:
     """`-p name=value`, through the language's own parser; spans are <command line>:1:column."""
     from gradflow.language.parser import parse_expression
-    from gradflow.passes.scope import Module
 
     found: dict[str, Any] = {}
     names = [param.name for param in definition.params]
@@ -141,7 +140,5 @@ def _overrides(texts: Sequence[str], definition: s.Definition) -> dict[str, Any]
             raise GradflowError([Diagnostic("E0404", f"`{definition.name}` has no parameter `{name}`", source.span(0, len(name)), why=why, fix=fix)])
         offset = len(text) - len(value)
         padded = Source("<command line>", " " * offset + value)
-        tree = parse_expression(padded)
-        scope = Module(source, {}, {}).scope()
-        found[name] = (tree, None, scope)
+        found[name] = (parse_expression(padded), None, home)
     return found

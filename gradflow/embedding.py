@@ -179,18 +179,15 @@ def _written(value: Any) -> str:
     try:
         return repr(float(value)) if not isinstance(value, int) else repr(value)
     except (TypeError, ValueError):
-        raise _wrong(
-            "E0402", str(value), f"no option can be of the type {type(value).__name__}", "a number, a word, a list, or a text in the language"
-        ) from None
+        fix = "give a number, a word, a list, or a text in the language"
+        raise _wrong("E0402", str(value), f"no option can be of the type {type(value).__name__}", fix) from None
 
 
 def _type_of(name: str, option: s.TypeOne, value: torch.Tensor) -> Type:
     items = option.axes.items if option.axes is not None else ()
     if value.dim() > len(items) and items:
-        declared = ", ".join(item.name for item in items)
-        raise _wrong(
-            "E0303", name, f"`{name}` has {value.dim()} axes", f"give it the axes [{declared}], in this order", f"it is declared [{declared}]"
-        )
+        declared = f"[{', '.join(item.name for item in items)}]"
+        raise _wrong("E0303", name, f"`{name}` has {value.dim()} axes", f"give it the axes {declared}, in this order", f"it is declared {declared}")
     axes = tuple(Axis(items[i].name if items else f"entry{i}") for i in range(value.dim()))
     target = Axis(option.axes.target) if option.axes is not None and option.axes.target is not None else None
     base = "int" if target is not None else "bool" if option.base == "bool" else "real"

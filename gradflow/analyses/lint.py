@@ -45,12 +45,15 @@ def lint_module(module: Module, report: Report) -> None:
 
 
 def _unused_definitions(module: Module, report: Report) -> None:
-    """W0115: a definition that no other one of the file reads, in a file that runs. Files of a library are there for others."""
+    """W0115: a definition that no other one of the file reads, in a file that runs, and that no parameter of a pipeline can be (`-p`). Files of a
+    library are there for others.
+    """
     definitions = module.tree.definitions
     if not any(definition.kind in ("pipeline", "claim") for definition in definitions) or _is_shipped(module) or report.errors:
         return
+    chosen = {option.base for one in definitions if one.kind == "pipeline" for param in one.params if param.type for option in param.type.options}
     for definition in definitions:
-        used = any(definition.name in _names_read(other) for other in definitions if other is not definition)
+        used = definition.kind in chosen or any(definition.name in _names_read(other) for other in definitions if other is not definition)
         if definition.kind not in ("pipeline", "claim") and not used and not definition.name.startswith("_"):
             report.add(
                 Diagnostic(

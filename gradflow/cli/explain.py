@@ -42,6 +42,10 @@ def page(name: str) -> str:
     text = builtin_page(name) or primitive_page(name) or file_page(name)
     if text or peers:
         return text or peers_page(peers)
+    from gradflow.cli.words import word_page
+
+    if word := word_page(name):
+        return "\n\n".join(filled(part) if not part.startswith(" ") else filled(part.strip(), "  ") for part in word.split("\n\n"))
     raise UsageError(f"nothing is called `{name}`; {nearby(name)}")
 
 
@@ -167,7 +171,8 @@ def primitive_page(name: str) -> str:
         default = defaults[key].default
         lines.append(f"  {text}{f' = {literal(default)}' if default is not defaults[key].empty else ''}")
     head = f"{found.kind} {name}    gradflow/library/{found.function.__module__.rpartition('.')[2]}.py"
-    return "\n\n".join([head, found.doc, *(["Parameters:\n" + "\n".join(lines)] if lines else [])])
+    doc = "\n\n".join(filled(" ".join(part.split())) if "\n  " not in part else part for part in found.doc.split("\n\n"))
+    return "\n\n".join([head, doc, *(["Parameters:\n" + "\n".join(lines)] if lines else [])])
 
 
 def file_page(name: str) -> str:

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradflow.cli.terminal import FAILED, FINE, colored, say
+from gradflow.cli.terminal import FAILED, FINE, colored, say, width
 
 if TYPE_CHECKING:
     from gradflow.plan.program import Program
@@ -129,5 +129,5 @@ def failure(error: RunFailed, program: Program | None) -> str:
     sources = {program.source: Source(program.source, program.text)}
     if error.span.file not in sources and Path(error.span.file).is_file():
         sources[error.span.file] = Source.read(Path(error.span.file))
-    shown = render([Diagnostic("E", f"{error.message}{stage}", error.span)], sources, "full", colored(sys.stderr))
+    shown = render([Diagnostic("E", f"{error.message}{stage}", error.span)], sources, "full", colored(sys.stderr), width(sys.stderr))
     return shown.rpartition("\n\n")[0].replace("error[E]", "run failed", 1)

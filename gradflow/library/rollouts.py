@@ -69,8 +69,11 @@ def sample(
     `keep_top`: how many of the largest logits to keep; `keep_hidden`: whether to keep what the output layer read before each token.
     `seed`, `tick` (from 0) and `site` (the place in the text, loop indices) key the draw, with prompt id, copy and place in the response; `visit`
     (default `tick`) counts the batches of prompts, which are drawn without replacement within an epoch.
-    Returns the fields of `sample_fields`, on the policy's device. Raises ValueError where there are fewer tasks than `prompts`, or where no
-    response is asked for.
+    Returns a record, on the policy's device. Of each response: reward, correct, length, finished [sample], text; group [sample -> prompt] and task
+    [sample -> task], which it answers; copy, which of its group it is. Of its tokens: mask (those there are), action (the words), logp_old and
+    entropy_old [sample, token]. Of prompts: ids, prompt_mask [sample, place], prompt_id [prompt]. With `keep_top` logits_old, word [sample, token,
+    top]. `gradflow explain samples.mask` says what a field is. Raises ValueError where there are fewer tasks than `prompts`, or where no response
+    is asked for.
     """
     began = time.perf_counter()
     tasks = tasks.of_tick(seed, tick if visit is None else visit, prompts)

@@ -293,7 +293,7 @@ class Run:
         drawn = self.world.tokens - tokens
         amount, what = (drawn, "tokens") if drawn else (plan.rows * plan.updates, "samples")
         loss, metrics = tally.totals()
-        metrics = {**rollout_figures(self.held), **metrics} if drawn and self.guard is None else metrics
+        metrics = {**rollout_figures(self.held, plan.drawn), **metrics} if drawn and self.guard is None else metrics
         clocks = self.clocks
         if self.guard is not None:
             metrics |= self.guard.metrics(clocks.executed, clocks.tick, self.units)

@@ -14,7 +14,7 @@ from gradflow.events.plan import event_flows
 from gradflow.graph.graph import Region
 from gradflow.language.source import Span
 from gradflow.plan.program import Action, Assign, Periodic, Phase, Program, Update
-from gradflow.procedures.acts import Act, Hold, acts_in, regions_in
+from gradflow.procedures.acts import Act, Draw, Hold, acts_in, regions_in
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.events import RunFailed
 from gradflow.runtime.regions import sources_of
@@ -57,6 +57,13 @@ class PhasePlan:
     def keepers(self) -> list[Update | Hold]:
         """What keeps states: flows, and functions that act."""
         return [*self.flows, *(act for act in acts_in(self.phase.actions) if isinstance(act, Hold) and act.states)]
+
+    @property
+    def drawn(self) -> set[str]:
+        """The names that are drawn or held in a unit."""
+        acts = list(acts_in(self.phase.actions))
+        held = {name.split("/")[1] for act in acts if isinstance(act, Hold) for name, _ in act.region.results if name.startswith("held/")}
+        return held | {act.name for act in acts if isinstance(act, Draw)}
 
     @property
     def last_group(self) -> Changes | None:

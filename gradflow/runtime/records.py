@@ -47,6 +47,7 @@ class RunRecord:
     checkpoints: list[int] = field(default_factory=list)
     timed: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
     sent: Mapping[str, Any] = field(default_factory=dict)
+    rate: str = ""  # how fast the last unit was
 
     @property
     def name(self) -> str:
@@ -105,10 +106,14 @@ def _take(found: RunRecord, kind: str, record: Mapping[str, Any]) -> None:
         tick += 1
         found.units, found.seconds = tick, found.seconds + _number(record.get("seconds"))
         values = {} if record.get("loss") is None else {"loss": record["loss"]}
-        values |= _table(record.get("metrics"))
+        values = {name: value for name, value in (values | _table(record.get("metrics"))).items() if name not in found.reports}
+        if isinstance(record.get("rate"), int | float):
+            found.rate = f"{record['rate']:,.0f} {record.get('rate_unit', '')}/s"
     elif kind == "report":
         values = _table(record.get("values"))
         tick += record.get("t") != 0 and not record.get("final")
+        for name in values.keys() - found.reports:
+            found.series.pop(name, None)  # a metric of the same name gives way
         found.reports |= values.keys()
         if isinstance(record.get("network_seconds"), int | float):
             for name, value in values.items():

@@ -68,6 +68,7 @@ def facts_of(record: RunRecord) -> list[tuple[str, str]]:
         ("source", str(record.about.get("source", ""))),
         ("started", record.started[:19].replace("T", " ")),
         ("took", f"{record.seconds:.1f} s" if record.seconds else ""),
+        ("speed", f"{record.rate}, drawn and learnt from, in the last unit" if record.rate.endswith("tokens/s") else record.rate),
         ("parameters", text_of(record.about.get("parameters", {}))),
         ("seeds", text_of(record.about.get("seeds", {}))),
         ("ran on", f"{head['backend']} on {head['device']}, {head['precision']}" if {"backend", "device", "precision"} <= head.keys() else ""),
@@ -133,7 +134,8 @@ def runs_table(records: Sequence[RunRecord], folder: Path) -> RenderableType:
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
     for one in records:
         units = f"{one.units}/{one.total}" if one.total else ""
-        last = ", ".join(f"{name} {shown(numeric(value))}" for name, value in list(one.last.items())[-4:])
+        told = [name for name in one.last if name in one.reports] or list(one.last)[-4:]
+        last = ", ".join(f"{name} {shown(numeric(one.last[name]))}" for name in told[:4])
         state = Text(one.state, style=COLORS.get(one.state, ""))
         table.add_row(Text(str(one.path.relative_to(folder)), style="bold"), one.started[:19].replace("T", " "), state, units, Text(last))
     return table

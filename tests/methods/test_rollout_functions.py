@@ -66,6 +66,15 @@ def test_several_records_go_by_their_names() -> None:
     assert set(rollout_figures(held)) == {f"{name}.{field}" for name in ("main", "warm") for field in figures(one)}
     assert rollout_figures({path: value for path, value in held.items() if path[0] != "warm"}) == figures(one)
     assert rollout_figures({("main", "reward"): torch.ones(4)}) == {}
+    assert rollout_figures(held, {"main", "credit"}) == figures(one)  # what another phase drew is old
+    assert rollout_figures(held | {("warm", "logp_old"): torch.zeros(4, 2)}) == figures(one)  # and what was shown to the policy is not its own
+
+
+def test_a_solved_prompt_is_one_with_a_right_answer() -> None:
+    record = {"reward": torch.tensor([0.4, 0.2, 1.5, 0]), "group": torch.tensor([0, 0, 1, 1]), "mask": torch.ones(4, 2, dtype=torch.bool)}
+    assert figures(record)["pass_at_2"] == 0.5
+    assert figures(record | {"correct": torch.tensor([True, False, False, False])})["pass_at_2"] == 0.5
+    assert figures(record | {"correct": torch.tensor([True, False, True, False])})["pass_at_2"] == 1
 
 
 LOCKS = """
