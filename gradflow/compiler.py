@@ -107,7 +107,7 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
         raise GradflowError([Diagnostic("E0214", f"`{module.source.name}` has no pipeline `{name}`", whole, why=why, fix=fix)])
     definition, home = module.definitions[name or names[0]], module.scope()
     e = Elaborator(report, module.source.name)
-    given = {**_overrides(overrides, definition), **{key: (None, value, home) for key, value in bind.items() if not key.startswith("#")}}
+    given = {**_overrides(overrides, definition, home), **{key: (None, value, home) for key, value in bind.items() if not key.startswith("#")}}
     bound: dict[str, Any] = {
         **bind_parameters(e, definition, home, given, {}, definition.name_span),
         **{k: x for k, x in bind.items() if k.startswith("#")},
@@ -121,7 +121,7 @@ def _chosen(module: Module, name: str | None, overrides: Sequence[str], bind: Ma
     return definition, home, bound, e
 
 
-def _overrides(texts: Sequence[str], definition: s.Definition) -> dict[str, Any]:
+def _overrides(texts: Sequence[str], definition: s.Definition, home: Any) -> dict[str, Any]:
     """`-p name=value`, through the language's own parser; spans are <command line>:1:column."""
     from gradflow.language.parser import parse_expression
 

@@ -45,7 +45,8 @@ def restarted() -> bool:
 def launch(words: Sequence[str], count: int, restarts: int = 0, name: str = "gradflow") -> Lost | None:
     """Runs `python -m gradflow WORDS` on `count` ranks of this host, to which torchrun gives this name. None: all ended well.
 
-    Raises KeyboardInterrupt after they have ended on one."""
+    Raises KeyboardInterrupt after they have ended on one.
+    """
     import logging
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
