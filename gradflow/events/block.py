@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradflow.events.rowwise import Rowwise
+from gradflow.events.rowwise import INSTEAD, Rowwise
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Type
 from gradflow.language import syntax as s
@@ -82,7 +82,7 @@ class Block(StageBody):
     do_return = do_carry = do_on = do_reportas = do_state  # type: ignore[assignment]
 
     def draw(self, statement: s.Bind, scope: Scope) -> Any:
-        raise unbuilt(statement.span, "draws inside of an event cannot run yet", "leave them out")
+        raise unbuilt(statement.span, "draws inside of an event cannot run yet", INSTEAD)
 
     def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
         place = self.end_meant(target, scope)
