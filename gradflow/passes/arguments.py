@@ -12,6 +12,7 @@ from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.topologies.inputs import check_graph_input
 
 if TYPE_CHECKING:
     from gradflow.passes.expressions import Elaborator
@@ -100,6 +101,8 @@ def split_arguments(
                     why=f"the inputs are {listed(inputs)}; parameters are given by name",
                     fix=f"name it: `{params[0]}: ..`" if params else "remove it",
                 )  # fmt: skip
+            if isinstance(value, v.Function):
+                check_graph_input(function, inputs[place], value, arg)
             supplied[inputs[place]] = value
         elif arg.name in given or arg.name in supplied:
             raise _twice(function.definition, arg.name, arg)
