@@ -29,7 +29,11 @@ def check_training(e: Elaborator, program: p.Program, definition: s.Definition, 
             unreached(e, program, phase, update)
             if update.events is not None and drawn_in_batches(update.events, program):
                 with e.collecting():
-                    raise unbuilt(update.span, "events on data that is drawn in batches cannot run yet", "take all rows of a node: leave out `batch:`")
+                    raise unbuilt(
+                        update.span,
+                        "events on data that is drawn in batches cannot run yet",
+                        "take all rows of a node: leave out `batch:`",
+                    )
         dropout_in_pieces(e, program, phase)
     memory(e, program, definition)
 
