@@ -20,6 +20,7 @@ from gradflow.passes import values as v
 from gradflow.passes.calls import applied, bind_parameters, with_bound
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.functions import run_function
+from gradflow.passes.parameters import number_misfit, type_text
 from gradflow.passes.scope import Module
 from gradflow.passes.stages import Flow, Leaf
 from gradflow.passes.standalone import FLOW, step_region
@@ -37,6 +38,16 @@ def drive(home: Module, name: str, params: Mapping[str, Any], inputs: Arrays, ba
     if definition.kind == "pipeline":
         return drive_pipeline(home, definition, params, inputs, backend)
     return drive_update(home, definition, params, inputs, backend)
+
+
+def check_domain(e: Elaborator, home: Module, statement: s.Input, name: str, value: numpy.ndarray) -> None:
+    """That no number of an input lies outside of what is declared for it. Raises Mistake."""
+    option = statement.type.options[0]
+    for extreme in (value.min(), value.max()) if option.bound is not None and value.size else ():
+        problem = number_misfit(e, option, extreme.item(), home.scope())
+        if problem:
+            why = f"its domain is `{type_text(statement.type)}`"
+            raise mistake("E0402", statement.span, f"`{name}` cannot hold {extreme:g}", label=problem, why=why)
 
 
 def lowered(region: Region, backend: str) -> Any:
@@ -135,6 +146,7 @@ def drive_function(home: Module, definition: s.Definition, params: Mapping[str, 
     sizes: dict[str, int] = {}
     spread: set[str] = set()  # the axes along which a series was stacked
     for statement, name, given in given_inputs(definition, inputs):
+        check_domain(e, home, statement, name, given)
         type_, value = input_type(e, statement, name, given, sizes)
         supplied[name] = e.ops.source(type_, "input", name)
         arrays[("input", name)] = fed(value, backend)
@@ -236,6 +248,7 @@ def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, 
     arrays: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     for statement, name, given in given_inputs(definition, inputs):
+        check_domain(e, home, statement, name, given)
         type_, value = input_type(e, statement, name, given, sizes, whole=True)
         bound[f"#{name}"] = type_
         arrays[name] = value
