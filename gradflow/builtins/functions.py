@@ -460,6 +460,7 @@ from gradflow.builtins import derivatives as _derivatives  # noqa: E402,F401
 from gradflow.builtins import devices as _devices  # noqa: E402,F401
 from gradflow.builtins import draws as _draws  # noqa: E402,F401
 from gradflow.builtins import graphs as _graphs  # noqa: E402,F401
+from gradflow.builtins import lists as _lists  # noqa: E402,F401
 from gradflow.builtins import losses as _losses  # noqa: E402,F401
 from gradflow.builtins import matrices as _matrices  # noqa: E402,F401
 from gradflow.builtins import order as _order  # noqa: E402,F401
