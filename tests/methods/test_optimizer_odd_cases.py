@@ -67,3 +67,14 @@ def test_a_zero_gradient_keeps_the_columns_and_the_parameter(backend: str) -> No
 def test_what_is_missing_is_named(inputs: dict[str, list[float]], message: str) -> None:
     with pytest.raises(GradflowError, match=message):
         evaluate("00-optimizer-baselines.sgd", {}, inputs)
+
+
+def test_the_rank_of_lora_is_that_of_its_factors() -> None:
+    r = numpy.random.default_rng(1)
+    shapes = {"x": (2, 3), "W0": (4, 3), "A": (2, 3), "B": (4, 2), "grad_y": (2, 4)}
+    inputs = {name: r.normal(size=shape) for name, shape in shapes.items()}
+    found, same_rank = (evaluate("00-optimizer-baselines.lora", {"alpha": 3.0, **more}, inputs) for more in ({}, {"r": 2}))
+    same(found["y"], inputs["x"] @ found["W_merged"].numpy().T)
+    same(found["y"], same_rank["y"])
+    with pytest.raises(GradflowError, match="A has r rows"):
+        evaluate("00-optimizer-baselines.lora", {"alpha": 3.0, "r": 4}, inputs)

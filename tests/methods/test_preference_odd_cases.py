@@ -55,6 +55,15 @@ def test_a_divergence_that_would_change_nothing_is_refused(loss: str) -> None:
 
 
 @backends
+def test_a_margin_that_is_just_enough_pulls_no_more(backend: str) -> None:
+    """As in torch's relu, where `max` would share the gradient."""
+    inputs = {"chosen_logp": [[-1.0], [-1.0]], "rejected_logp": [[-3.0], [-2.0]], "chosen_mask": [[True]] * 2, "rejected_mask": [[True]] * 2}
+    inputs |= {"ref_chosen_logp": [[-1.0]] * 2, "ref_rejected_logp": [[-1.0]] * 2}
+    found = evaluate("00-preference-baselines.dpo", {"loss_type": ["hinge"], "beta": 0.5}, inputs, backend)
+    same(found["grad_chosen_logp"], [[0.0], [-0.25]])
+
+
+@backends
 def test_without_a_baseline_the_kl_is_a_number_like_others(backend: str) -> None:
     inputs = {"logp": [[-1.0]], "ref_logp": [[-2.0]], "mask": [[True]], "label": [1]}
     found = evaluate("00-preference-baselines.kto", {"loss_type": "apo_zero_unpaired"}, inputs, backend)
