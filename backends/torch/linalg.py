@@ -26,6 +26,8 @@ Options = Mapping[str, Any]
 
 def _turned(vectors: Tensor) -> Tensor:
     """Signs [.., 1, r] that make the entry of largest magnitude of each column of [.., n, r] positive."""
+    if vectors.shape[-2] == 0:
+        return torch.ones_like(vectors.sum(-2, keepdim=True))
     size = vectors.abs()
     first = (size >= size.amax(-2, keepdim=True) * (1 - TIE)).int().argmax(-2, keepdim=True)
     chosen = vectors.take_along_dim(first, -2)

@@ -35,9 +35,10 @@ for _name, _doc in UNARY.items():
     _unary(_name, _doc)
 
 
-@builtin("relu(x)", "max(x, 0).", "elementwise")
+@builtin("relu(x)", "max(x, 0); at 0 its derivative is 0, where that of `max` is shared by the two sides.", "elementwise")
 def relu(a: Arguments) -> Any:
-    return a.e.ops.elementwise("maximum", a.tensor(0), 0)
+    x = a.tensor(0)
+    return a.e.ops.where(a.e.ops.elementwise("le", x, 0), 0, x)
 
 
 @builtin("mod(x, n)", "The remainder, with the sign of n.", "elementwise", 2, 2)

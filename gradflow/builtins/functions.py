@@ -13,6 +13,7 @@ from gradflow.builtins import buffers as _buffers  # noqa: F401
 from gradflow.builtins import devices as _devices  # noqa: F401
 from gradflow.builtins import draws as _draws  # noqa: F401
 from gradflow.builtins import graphs as _graphs  # noqa: F401
+from gradflow.builtins import lists as _lists  # noqa: F401
 from gradflow.builtins import losses as _losses  # noqa: F401
 from gradflow.builtins import matrices as _matrices  # noqa: F401
 from gradflow.builtins import order as _order  # noqa: F401
