@@ -90,5 +90,7 @@ def test_a_fingerprint_sees_what_is_meant_and_not_how_it_is_written():
         return fingerprint((home.definitions["promised"], home))
 
     assert of(text) == of(text.replace("x + 1", "x  +  1   # one more"))
+    told = text.replace("  model x", '  doc "What it is."\n  prefer a > 0, "it is larger"\n  model x')
+    assert told != text and of(text) == of(told), "what only tells or refuses"
     assert of(text) != of(text.replace("x + 1", "x + 2")), "a function behind the pipeline"
     assert of(text) != of(text.replace("over: seed) > 0", "over: seed) > 1"))
