@@ -24,6 +24,7 @@ from gradflow.cli.plan import program_of
 from gradflow.plan.program import Update
 from gradflow.runtime.executor import Options, Run
 from gradflow.runtime.memory import keep_freed
+from gradflow.runtime.reading import reader
 
 
 def prepared(nodes: int, dim: int, compiled: bool) -> tuple[Callable[[], Any], Any, torch.Tensor]:
@@ -35,7 +36,7 @@ def prepared(nodes: int, dim: int, compiled: bool) -> tuple[Callable[[], Any], A
         pass
     update = next(action for action in run.program.phases[0].actions if isinstance(action, Update))
     lowered = run.regions.lowered(update.region, True, update.span)
-    inputs = {(source["kind"], *source["path"]): run._reader(update.flow, None, True)(source) for source in lowered.sources}
+    inputs = {(source["kind"], *source["path"]): reader(run, update.flow, None, True)(source) for source in lowered.sources}
     weights = next(node["weights"] for node in update.region.nodes() if node.op == "mix")
     return lambda: lowered.call(inputs), weights, run.store.params["x"]
 

@@ -42,7 +42,7 @@ def find_definition(name: str, kinds: tuple[str, ...]) -> tuple[s.Definition, Mo
     raise GradflowError([Diagnostic("E0212", f"there is no {' or '.join(kinds)} `{name}`", where, fix=nearest(inner or name, known))])
 
 
-def checked(home: Module, definition: s.Definition, options: Mapping[str, Any]) -> None:
+def checked(definition: s.Definition, options: Mapping[str, Any]) -> None:
     names = [param.name for param in definition.params]
     for key in options:
         if key not in names:
@@ -209,7 +209,7 @@ def objective(name: str, **options: Any) -> Objective:
 def update_stage(name: str, options: Mapping[str, Any], e: Elaborator, dynamic: Iterable[str]) -> Any:
     """The update (or chain) with its parameters; those in `dynamic` are read as clocks when the step runs."""
     definition, home = find_definition(name, ("update",))
-    checked(home, definition, options)
+    checked(definition, options)
     live = {key: e.ops.source(Type("real"), "clock", "option", key) for key in dynamic if key in options}
     given = {key: (None, live.get(key, _option(value)), home.scope()) for key, value in options.items()}
     from gradflow.passes.calls import bind_parameters, with_bound

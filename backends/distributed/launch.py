@@ -42,8 +42,11 @@ def restarted() -> bool:
     return started() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def launch(words: Sequence[str], count: int, restarts: int = 0) -> Lost | None:
-    """Runs `python -m gradflow WORDS` on `count` ranks of this host. None: all ended well. Raises KeyboardInterrupt after they have ended on one."""
+def launch(words: Sequence[str], count: int, restarts: int = 0, name: str = "gradflow") -> Lost | None:
+    """Runs `python -m gradflow WORDS` on `count` ranks of this host, to which torchrun gives this name. None: all ended well.
+
+    Raises KeyboardInterrupt after they have ended on one.
+    """
     import logging
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -54,7 +57,7 @@ def launch(words: Sequence[str], count: int, restarts: int = 0) -> Lost | None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # so do gloo's of broken connections
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="gradflow", max_restarts=restarts, rdzv_backend="c10d",
+        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=name, max_restarts=restarts, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", monitor_interval=0.2, start_method="spawn",
     )  # fmt: skip
     try:

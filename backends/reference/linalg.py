@@ -10,6 +10,7 @@ computation for each). The result's axes below are in that order; the node's typ
     eigenvalues      x symmetric      descending: bool = no    [.., eigen]    ascending
     eigenvectors     x symmetric      descending: bool = no    [.., row, eigen], in the order of `eigenvalues`
     eigenvalue       x symmetric      k, counted from 1        [..]           the k-th smallest; negative k counts from the largest, -1
+    moduli           x square                                  [.., eigen]    absolute values of its eigenvalues, descending
     spectral_norm    x                                         [..]           the largest singular value
     identity         like             -                        [row, col]     the type's two axes; `like` only supplies sizes
     pseudo_inverse   x                                         [.., row, col] entry (row i, col j) is x+ at (j, i): see below
@@ -79,7 +80,11 @@ def evaluate(node: Node, *arrays: Array) -> Array:
     function = LINALG.get(node["name"])
     if function is None:
         raise ValueError(f"there is no linear algebra called `{node['name']}`")
-    array, names = function(Call(node, arrays))
+    try:
+        array, names = function(Call(node, arrays))
+    except numpy.linalg.LinAlgError as error:
+        wrong = any(not numpy.isfinite(one).all() for one in arrays)
+        raise ValueError(f"`{node['name']}` of a matrix with entries that are not finite" if wrong else f"`{node['name']}`: {error}") from error
     if NEW in names:
         known = {name for name in names if name != NEW}
         fresh = [name for name in node.type.names if name not in known]
@@ -140,6 +145,10 @@ def eigenvalue(call: Call) -> Result:
     if not 1 <= abs(k) <= values.shape[-1]:
         raise ValueError(f"eigenvalue {k} was asked for, there are {values.shape[-1]}")
     return values[..., k - 1 if k > 0 else k], call.lifted
+
+
+def moduli(call: Call) -> Result:
+    return -numpy.sort(-numpy.abs(numpy.linalg.eigvals(call.matrix))), (*call.lifted, NEW)
 
 
 def spectral_norm(call: Call) -> Result:
@@ -244,7 +253,7 @@ def optimum(call: Call) -> Result:
 
 LINALG: dict[str, Callable[[Call], Result]] = {
     "singular_vectors": singular_vectors, "svd": svd, "eigenvalues": eigenvalues, "eigenvectors": eigenvectors, "eigenvalue": eigenvalue,
-    "spectral_norm": spectral_norm, "identity": identity, "pseudo_inverse": pseudo_inverse, "stationary": stationary,
+    "moduli": moduli, "spectral_norm": spectral_norm, "identity": identity, "pseudo_inverse": pseudo_inverse, "stationary": stationary,
     "with_diagonal": with_diagonal, "sylvester": sylvester, "matrix_exponential": matrix_exponential, "optimum": optimum, "solve": solve,
     "solve_spd": solve_spd, "least_squares": least_squares, "orthonormalize": orthonormalize,
 }  # fmt: skip

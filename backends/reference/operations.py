@@ -219,7 +219,10 @@ REDUCERS: dict[str, tuple[Callable[..., Any], int]] = {
 def arg_extreme(node: Node, x: Array) -> Array:
     names = node.inputs[0].type.names
     function = numpy.argmax if node.op == "argmax" else numpy.argmin
-    return align(numpy.asarray(function(x, axis=names.index(node["over"]))), [n for n in names if n != node["over"]], node.type.names)
+    axis = names.index(node["over"])
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    places = numpy.zeros(shape, numpy.int64) if 0 in shape else function(x, axis=axis)  # where there are no rows, there are no places
+    return align(numpy.asarray(places), [n for n in names if n != node["over"]], node.type.names)
 
 
 def cumsum(node: Node, x: Array) -> Array:

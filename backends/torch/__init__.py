@@ -40,8 +40,8 @@ from gradflow.runtime.models import ModelRunner
 __all__ = ["FusionNote", "Lowered", "lower"]
 
 HELPERS = (
-    "number", "load", "buffer", "stacked", "product", "softplus", "log1mexp", "extreme", "segments", "gather_rows", "scatter_rows", "order",
-    "ranks", "top", "one_hot", "blocks", "fresh", "replace", "entries",
+    "number", "load", "buffer", "stacked", "product", "softplus", "log1mexp", "extreme", "arg_extreme", "segments", "gather_rows", "scatter_rows",
+    "order", "ranks", "top", "one_hot", "blocks", "fresh", "replace", "entries",
 )  # fmt: skip
 COMPILERS = ("g++", "clang++", "c++")
 _numbers = itertools.count(1)

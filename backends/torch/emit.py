@@ -161,8 +161,8 @@ def elementwise(w: Writer, node: Node) -> str:
     if len(numbers) == len(texts):  # static operands of a value that must be a tensor
         texts[0] = w.tensor(node.inputs[0], node.type.base)
         numbers = numbers[1:]
-    template = templates.WITH_NUMBER.get((node.op, numbers[0])) if numbers else None
-    text = (template or templates.EXPRESSIONS[node.op]).format(*texts)
+    special = templates.WITH_NUMBER.get((node.op, numbers[0])) if numbers else None
+    text = (special or templates.EXPRESSIONS[node.op]).format(*texts)
     return f"{text}.to(torch.int64)" if node.op in templates.TO_WHOLE else text
 
 
@@ -235,8 +235,10 @@ def absorbed(w: Writer, node: Node) -> Node | None:
 
 
 def arg_extreme(w: Writer, node: Node) -> str:
-    below = node.inputs[0]
-    return f"{w.cast(below, w.ref(below), 'int') if below.type.base == 'bool' else w.ref(below)}.{node.op}({below.type.names.index(node['over'])})"
+    below, over = node.inputs[0], node["over"]
+    text = w.cast(below, w.ref(below), "int") if below.type.base == "bool" else w.ref(below)
+    dim = below.type.names.index(over)
+    return f"{text}.{node.op}({dim})" if below.type.axis(over).size else f"arg_extreme({node.op!r}, {text}, {dim})"
 
 
 def cumsum(w: Writer, node: Node) -> str:

@@ -9,6 +9,7 @@ not compile anew. Each returns the results that were given no buffer; the others
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gradflow.backends.torch import emit
@@ -216,5 +217,5 @@ class _Through(Writer):
     def ref(self, node: Node) -> str:
         return super().ref(self._origin(node))
 
-    def align(self, node: Node, names: tuple[str, ...], base: str | None = None) -> str:
+    def align(self, node: Node, names: Sequence[str], base: str | None = None) -> str:
         return super().align(self._origin(node), names, base)

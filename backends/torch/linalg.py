@@ -26,6 +26,8 @@ Options = Mapping[str, Any]
 
 def _turned(vectors: Tensor) -> Tensor:
     """Signs [.., 1, r] that make the entry of largest magnitude of each column of [.., n, r] positive."""
+    if vectors.shape[-2] == 0:
+        return torch.ones_like(vectors.sum(-2, keepdim=True))
     size = vectors.abs()
     first = (size >= size.amax(-2, keepdim=True) * (1 - TIE)).int().argmax(-2, keepdim=True)
     chosen = vectors.take_along_dim(first, -2)
@@ -56,6 +58,10 @@ def _eigenvalue(options: Options, x: Tensor) -> Tensor:
     if not 1 <= abs(k) <= values.shape[-1]:
         raise ValueError(f"eigenvalue {k} was asked for, there are {values.shape[-1]}")
     return values[..., k - 1 if k > 0 else k]
+
+
+def _moduli(options: Options, x: Tensor) -> Tensor:
+    return torch.linalg.eigvals(x).abs().sort(-1, descending=True).values
 
 
 def _spectral_norm(options: Options, x: Tensor) -> Tensor:
@@ -145,6 +151,7 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
     "eigenvalues": (_eigenvalues, lambda lifted, row, col, node: (*lifted, NEW)),
     "eigenvectors": (_eigenvectors, lambda lifted, row, col, node: (*lifted, row, NEW)),
     "eigenvalue": (_eigenvalue, lambda lifted, row, col, node: lifted),
+    "moduli": (_moduli, lambda lifted, row, col, node: (*lifted, NEW)),
     "spectral_norm": (_spectral_norm, lambda lifted, row, col, node: lifted),
     "identity": (_identity, lambda lifted, row, col, node: node.type.names),
     "pseudo_inverse": (_pseudo_inverse, lambda lifted, row, col, node: (*lifted, col, row)),
@@ -165,7 +172,11 @@ LINALG: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[str, ...]]]] 
 
 def linalg(name: str, options: Options, *tensors: Tensor) -> Tensor:
     """Runs one entry of the table."""
-    return LINALG[name][0](options, *tensors)
+    try:
+        return LINALG[name][0](options, *tensors)
+    except torch.linalg.LinAlgError as error:
+        wrong = any(not one.isfinite().all() for one in tensors)
+        raise ValueError(f"`{name}` of a matrix with entries that are not finite" if wrong else f"`{name}`: {error}") from error
 
 
 # ---- text

@@ -79,6 +79,14 @@ def extreme(op: str, x: Tensor, dims: Sequence[int]) -> Tensor:
     return x.new_full([n for d, n in enumerate(x.shape) if d not in dims], _neutral(op, x.dtype))
 
 
+def arg_extreme(op: str, x: Tensor, dim: int) -> Tensor:
+    """argmax or argmin along a dimension that may be empty where there are no rows either: then there are no places."""
+    shape = x.shape[:dim] + x.shape[dim + 1 :]
+    if 0 in shape:
+        return torch.zeros(shape, dtype=torch.int64, device=x.device)
+    return x.argmax(dim) if op == "argmax" else x.argmin(dim)
+
+
 # ---- groups
 
 
@@ -161,7 +169,8 @@ def order(x: Tensor, dim: int, descending: bool) -> Tensor:
 
 def ranks(x: Tensor, dims: Sequence[int], descending: bool) -> Tensor:
     """The place of each entry in the sorted order of the flattened `dims`, 0 first; equal entries keep their order."""
-    last = list(range(x.dim() - len(dims), x.dim()))
+    kept = x.dim() - len(dims)
+    last = list(range(kept, x.dim()))
     moved = x.movedim(list(dims), last)
     flat = moved.reshape(*moved.shape[: x.dim() - len(dims)], math.prod(moved.shape[x.dim() - len(dims) :]))
     places = order(flat, -1, descending)

@@ -39,7 +39,6 @@ WITH_NUMBER: Mapping[tuple[str, int], str] = {
 TO_WHOLE = frozenset({"floor", "ceil", "truncate", "round"})  # give an int out of a real
 LOGIC = frozenset({"and", "or", "not"})  # take bools
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
-ONE_LINE = frozenset(NUMBERS) - {"stop"}
 
 # ---- calls with out=
 

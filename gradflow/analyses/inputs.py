@@ -30,6 +30,13 @@ def axes_of(option: s.TypeOne) -> set[str]:
 def given(e: Elaborator, function: v.Function, name: str, value: Any, span: Span) -> Any:
     """The value of an argument for an input. Raises Mistake for what cannot be a number or a tensor where one is declared."""
     option = declared(function, name)
+    if option.base == "topology" and isinstance(value, v.Function):  # `lazy(max_degree())`: it would be taken for the graph that it works on
+        takers = [param.name for param in function.definition.params]
+        raise mistake(
+            "E0301", span, f"the input `{name}` of `{function.name}` is a topology, this is {v.kind_name(value)}",
+            why="an argument without a name is an input; parameters are given by name",
+            fix=f"name what it is for: `{takers[0]}: ..`" if takers else "give a topology",
+        )  # fmt: skip
     if option.base not in NUMBERS or (option.base is None and option.axes is None):
         return value
     record = isinstance(value, v.Record) and value.value is None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradflow.events.plan import drawn_in_batches
 from gradflow.graph.graph import Node, depends, ordered
 from gradflow.language import syntax as s
 from gradflow.language.source import Span
+from gradflow.passes.calls import unbuilt
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.plan import program as p
@@ -25,6 +27,13 @@ def check_training(e: Elaborator, program: p.Program, definition: s.Definition, 
         for update in (action for action in phase.actions if isinstance(action, p.Update)):
             decay_before_scaling(e, update, definition, scope)
             unreached(e, program, phase, update)
+            if update.events is not None and drawn_in_batches(update.events, program):
+                with e.collecting():
+                    raise unbuilt(
+                        update.span,
+                        "events on data that is drawn in batches cannot run yet",
+                        "take all rows of a node: leave out `batch:`",
+                    )
         dropout_in_pieces(e, program, phase)
     memory(e, program, definition)
 

@@ -15,6 +15,7 @@ from gradflow.passes.axes import axis_names
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion
+from gradflow.procedures.acting import whole
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class Arguments:
     def tensor(self, place: int) -> Any:
         arg = self.places[place]
         return self.e.tensor(self.e.evaluate(arg.value, self.scope), arg.value)
+
+    def of_kind(self, place: int, kinds: Any, noun: str, why: str, fix: str) -> Any:
+        """The value there, which must be one of these kinds of value."""
+        value = self.raw(place)
+        if isinstance(value, kinds):
+            return value
+        what = f"`{self.function.name}` needs {noun}, this is {v.kind_name(value)}"
+        raise mistake("E0301", self.places[place].span, what, why=why, fix=fix)
 
     def node(self, place: int) -> Node:
         return self.e.ops.constant(self.tensor(place))
@@ -126,7 +135,9 @@ class Arguments:
         return None if value is True else value
 
     def over(self, *values: Any) -> tuple[str, ...]:
-        """The axes of a reduction: those named; else those that the body names and the values have; in a pipeline all but `node`."""
+        """The axes of a reduction: those named; else those that the body names and the values have; all but `node` in a pipeline, and in a function
+        that acts and has no inputs with axes.
+        """
         present = list(dict.fromkeys(name for value in values if isinstance(value, Node) for name in value.type.names))
         if "over" in self.named:
             arg = self.named["over"]
@@ -140,7 +151,7 @@ class Arguments:
                         **suggestion(place, name, present, "name one of them" if present else "leave the reduction out"),
                     )  # fmt: skip
             return names
-        if not self.scope.axes:
+        if not self.scope.axes or self.e.keeping is not None and whole(self.scope):
             return tuple(name for name in present if name != "node")
         return tuple(name for name in present if name in self.scope.axes)
 
@@ -194,7 +205,7 @@ def _dotted(tree: s.Expr) -> str:
     )  # fmt: skip
 
 
-def is_axis(e: Elaborator, tree: s.Expr, scope: Scope) -> str | None:
+def is_axis(tree: s.Expr, scope: Scope) -> str | None:
     """The axis that a bare name means, if it is no local value."""
     if isinstance(tree, s.Name) and tree.id == "param" and scope.frame is not None:
         return "param"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments, is_axis
-from gradflow.builtins.functions import builtin, length, one_axis
+from gradflow.builtins.reductions import length, one_axis
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
@@ -18,7 +19,7 @@ from gradflow.passes.suggestions import head, listed, suggestion
 
 @builtin("position(axis)", "0, 1, 2, .. along an axis.", "axes")
 def position(a: Arguments) -> Any:
-    axis = is_axis(a.e, a.places[0].value, a.scope)
+    axis = is_axis(a.places[0].value, a.scope)
     if axis is None:
         raise mistake(
             "E0306", a.places[0].span, "an axis name is needed here", why="positions are counted along an axis in scope", fix="`position(token)`",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import BUILTINS, builtin
+from gradflow.builtins.table import BUILTINS, builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, union
 from gradflow.language import syntax as s
@@ -74,13 +74,8 @@ def store(a: Arguments) -> Any:
 
 
 def stored(a: Arguments) -> Buffer:
-    value = a.raw(0)
-    if not isinstance(value, Buffer):
-        raise mistake(
-            "E0301", a.places[0].span, f"`{a.function.name}` needs a buffer, this is {v.kind_name(value)}", why="entries are kept in a buffer",
-            fix="declare one: `state seen = store(x: [param], y: [], capacity: 100)`",
-        )  # fmt: skip
-    return value
+    fix = "declare one: `state seen = store(x: [param], y: [], capacity: 100)`"
+    return a.of_kind(0, Buffer, "a buffer", "entries are kept in a buffer", fix)
 
 
 @builtin(
@@ -97,6 +92,8 @@ def append(a: Arguments) -> Any:
             fix="give each field, by name",
         )  # fmt: skip
     axis, count = along(a, seen, given)
+    if count == 0:
+        return seen
     condition = a.condition()
     if isinstance(condition, Node) and set(condition.type.names) - {axis}:
         raise mistake(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from gradflow.builtins.arguments import Arguments
+from gradflow.builtins.table import builtin
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import Label, Mistake, mistake
 from gradflow.language.source import Span
 from gradflow.passes import values as v
 
 SHARDS = ("none", "parameters")
+DOC = (
+    "The processes of a run (`gradflow run --nproc N`), in place of a topology: `flow net over devices(): ..`. Each takes some rows of the "
+    "batch; with `shard: parameters` each also keeps only its part of the parameters, gradients and states. Alone, a process does all of it."
+)
 
 
-def devices(a: Any) -> v.Devices:
+@builtin("devices(shard: none | parameters)", DOC, "devices", 0, 0)
+def devices(a: Arguments) -> v.Devices:
     arg = a.named.get("shard")
     if arg is None:
         return v.Devices()
@@ -33,16 +38,3 @@ def unexchanged(stage: v.Stage, over: Span) -> Mistake:
         why="the processes of a run share one model and one batch: there is nobody to exchange with",
         fix="leave the exchange out, or run over nodes: `flow net over star(16): ..`",
     )  # fmt: skip
-
-
-def _declare() -> None:
-    from gradflow.builtins.functions import builtin
-
-    doc = (
-        "The processes of a run (`gradflow run --nproc N`), in place of a topology: `flow net over devices(): ..`. Each takes some rows of the "
-        "batch; with `shard: parameters` each also keeps only its part of the parameters, gradients and states. Alone, a process does all of it."
-    )
-    builtin("devices(shard: none | parameters)", doc, "devices", 0, 0)(devices)
-
-
-_declare()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, length, one_of
+from gradflow.builtins.reductions import length, one_of
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s

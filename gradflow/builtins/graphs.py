@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin
+from gradflow.builtins.table import builtin
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 

@@ -6,7 +6,7 @@ What the head stands on is itself a declaration, and makes the model under the s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
@@ -17,6 +17,9 @@ from gradflow.passes.models import bind_primitive
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import unmade
 
+if TYPE_CHECKING:
+    from gradflow.passes.declarations import Declarations
+
 BASE = "#of"
 
 
@@ -26,7 +29,7 @@ def is_head(name: str) -> bool:
     return found is not None and found.kind == "model" and found.domains.get("of") == "model"
 
 
-def with_head(pipeline: Any, name: str, tree: s.Call, statement: s.Declare, scope: Scope) -> v.Model:
+def with_head(declared: Declarations, name: str, tree: s.Call, statement: s.Declare, scope: Scope) -> v.Model:
     """Declares the model that the first argument of `tree` makes, with the head on it. Raises Mistake."""
     head = tree.callee.id if isinstance(tree.callee, s.Name) else ""
     base = next((arg for arg in tree.args if arg.name in (None, "of")), None)
@@ -38,16 +41,16 @@ def with_head(pipeline: Any, name: str, tree: s.Call, statement: s.Declare, scop
             why="two models that share parameters would both be trained where one is" if base is not None else "it reads the hidden states of one",
             fix=f"a copy, `{head}(copy({shown}))`, or a new one, `{head}(transformer(..))`",
         )  # fmt: skip
-    trunk = pipeline.model(name, replace(statement, value=base.value, storage=None), scope)
+    trunk = declared.model(name, replace(statement, value=base.value, storage=None), scope)
     inner = scope.child()
     inner.names[BASE] = trunk
     call = replace(tree, args=tuple(replace(arg, value=s.Name(arg.value.span, BASE)) if arg is base else arg for arg in tree.args))
-    options = {key: value for key, value in bind_primitive(pipeline.e, head, call, inner).items() if key != "of"}
+    options = {key: value for key, value in bind_primitive(declared.e, head, call, inner).items() if key != "of"}
     try:
         spec = catalogue()[head].function(trunk.spec, **options)
     except ValueError as error:
         raise unmade(head, tree.span, error) from None
-    spec, kept = pipeline.in_storage(spec, statement, scope)
-    plan = pipeline.models[name]
-    pipeline.models[name] = replace(plan, spec=spec, stored=kept, span=statement.span, head=(head, (), tuple(options.items())))
+    spec, kept = declared.in_storage(spec, statement, scope)
+    plan = declared.models[name]
+    declared.models[name] = replace(plan, spec=spec, stored=kept, span=statement.span, head=(head, (), tuple(options.items())))
     return v.Model(name, spec, statement.span, None, None, trunk.copy_of)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, linalg
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language.diagnostics import mistake
 from gradflow.passes import values as v
 from gradflow.passes.axes import axis_names
+from gradflow.passes.expressions import Elaborator
 
 
 def matrix(a: Arguments, place: int = 0) -> Node:
@@ -56,6 +57,12 @@ def svd(a: Arguments) -> Any:
 def eigenvalues(a: Arguments) -> Any:
     x = matrix(a)
     return linalg(a.e, "eigenvalues", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
+
+
+@builtin("moduli(x)", "Absolute values of the eigenvalues of a square matrix, descending, along the axis `eigen`.", "linear algebra")
+def moduli(a: Arguments) -> Any:
+    x = matrix(a)
+    return linalg(a.e, "moduli", [x], Type("real", (*x.type.axes[:-2], Axis("eigen", x.type.axes[-1].size))))
 
 
 @builtin("eigen(x)", "(values, vectors) of a symmetric matrix, ascending: [eigen] and [row, eigen].", "linear algebra")
@@ -202,3 +209,7 @@ def orthonormalize(a: Arguments) -> Any:
     others = x.type.without([row.name, col.name])
     x = a.e.ops.transpose(x, [*(axis.name for axis in others), row.name, col.name])
     return linalg(a.e, "orthonormalize", [x], x.type)
+
+
+def linalg(e: Elaborator, name: str, inputs: list[Node], type_: Type, **options: Any) -> Node:
+    return e.ops.make("linalg", inputs, type_, name=name, options=tuple(sorted(options.items())))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, index_map, one_axis
+from gradflow.builtins.reductions import index_map, one_axis
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import union
 from gradflow.language.diagnostics import mistake

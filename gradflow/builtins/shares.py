@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, counted
+from gradflow.builtins.reductions import counted
+from gradflow.builtins.table import builtin
 
 
 @builtin(

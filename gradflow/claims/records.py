@@ -8,7 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from gradflow.language import syntax as s
 from gradflow.passes.scope import Module
 
 VERSION = 1
+TELLING = (s.Doc, s.Require)
 
 
 def fingerprint(*roots: tuple[s.Definition, Module]) -> str:
-    """A hash of the meaning of definitions and of all that they name: spans, comments and layout do not count."""
+    """A hash of the meaning of definitions and of all that they name: layout and what only tells or refuses (`doc`, `require`) do not count."""
     digest = hashlib.sha256()
     seen: set[str] = set()
     waiting = list(roots)
@@ -34,6 +35,7 @@ def fingerprint(*roots: tuple[s.Definition, Module]) -> str:
         if key in seen:
             continue
         seen.add(key)
+        definition = replace(definition, body=tuple(one for one in definition.body or () if not isinstance(one, TELLING)))
         digest.update(repr(s.shape(definition)).encode())
         for name in sorted({node.id for node in s.walk(definition) if isinstance(node, s.Name)} - own_names(definition)):
             found = home.scope().find(name, definition)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gradflow.cli.terminal import ERRORS, FAILED, FINE, INTERRUPTED, UsageError, say
+from gradflow.cli.terminal import ERRORS, FAILED, FINE, INTERRUPTED, LAUNCHED, UsageError, say
 
 if TYPE_CHECKING:
     from gradflow.backends.distributed import Communicator, RankLost
@@ -40,7 +40,7 @@ def launched(options: argparse.Namespace, program: Program) -> int:
     if any(update.spread == "parameters" for update in spread_updates(program)):
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 20))  # what FSDP2 frees, layer by layer, goes back: else it stays, in pieces
     try:
-        lost = launch(["run", *handed_on(options.words)], options.nproc, RESTARTS if options.elastic else 0)
+        lost = launch(["run", *handed_on(options.words)], options.nproc, RESTARTS if options.elastic else 0, LAUNCHED)
     except KeyboardInterrupt:
         return INTERRUPTED
     if lost is None:

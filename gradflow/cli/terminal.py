@@ -15,6 +15,7 @@ from typing import IO
 from gradflow.language.diagnostics import Diagnostic
 from gradflow.language.source import Source
 
+LAUNCHED = "gradflow"  # the name that torchrun's launcher gives to the processes of `--nproc`
 COMMAND_LINE = "<command line>"
 STDIN = "<stdin>"
 FINE, ERRORS, USAGE, FAILED, INTERRUPTED, CLOSED = 0, 1, 2, 3, 130, 141
@@ -49,6 +50,8 @@ def report(diagnostics: Sequence[Diagnostic], stream: IO[str], format: str = "fu
     """Prints diagnostics. `texts` are sources at hand, `words` the arguments that spans in `<command line>` may point into."""
     from gradflow.language.printer import render
 
+    if told_elsewhere():
+        diagnostics = [one for one in diagnostics if one.severity == "error"]
     sources = {source.name: source for source in texts}
     for diagnostic in diagnostics:
         for file in (diagnostic.span.file, *(label.span.file for label in diagnostic.secondary)):
@@ -59,6 +62,12 @@ def report(diagnostics: Sequence[Diagnostic], stream: IO[str], format: str = "fu
     text = render(diagnostics, sources, format, colored(stream), width(stream))
     if text:
         print(text, file=stream)
+
+
+def told_elsewhere() -> bool:
+    """Whether this is one of several processes of a run, and warnings are told by the launcher or by the first of them."""
+    started = os.environ.get("TORCHELASTIC_RUN_ID")
+    return started is not None and (started == LAUNCHED or os.environ.get("RANK", "0") != "0")
 
 
 def _source(file: str, diagnostic: Diagnostic, words: Sequence[str]) -> Source | None:

@@ -27,6 +27,7 @@ from gradflow.network.ledger import Ledger as Sent
 from gradflow.plan.program import DataPlan, Periodic, Program, Update
 from gradflow.procedures.acts import Hold, WorldCall
 from gradflow.runtime.batches import Batches, Path
+from gradflow.runtime.cuts import Cut
 from gradflow.runtime.executor import Options, Run
 from gradflow.runtime.models import ModelRunner
 from gradflow.runtime.phases import PhasePlan
@@ -150,7 +151,7 @@ class Shadow(Run):
         with self._noted(name, "draw"), self.ledger.labelled("held"):
             super()._hold(action)
 
-    def _cuts(self, plan: PhasePlan, group: Any) -> Iterator[Tensor | None]:
+    def _cuts(self, plan: PhasePlan, group: Any) -> Iterator[Cut | None]:
         with self._noted("once a unit", "rollout"):
             found = list(super()._cuts(plan, group))
         yield from found[:1]
@@ -158,7 +159,7 @@ class Shadow(Run):
     def _owner(self, plan: Any, group: Any) -> None:
         """Mini-batches of whole groups have the size of any others."""
 
-    def _change(self, action: Any, cut: Tensor | None, tally: Any) -> None:
+    def _change(self, action: Any, cut: Cut | None, tally: Any) -> None:
         flow = isinstance(action, Update)
         name = f"flow {', '.join(action.models)} ({action.flow})" if flow else f"assignment of {action.model}"
         with self._noted(name, "flow" if flow else "assign"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradflow.events.rowwise import Rowwise
+from gradflow.events.rowwise import INSTEAD, Rowwise
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Type
 from gradflow.language import syntax as s
@@ -17,6 +17,7 @@ from gradflow.passes import values as v
 from gradflow.passes.bodies import Body
 from gradflow.passes.scope import Scope
 from gradflow.passes.stage_bodies import StageBody
+from gradflow.passes.stage_states import States
 from gradflow.passes.suggestions import unbuilt
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Block(StageBody):
         self.rows: dict[str, Node] = {}
         self.ends_of: dict[str, dict[int, Node]] = {}
         self.marks: dict[int, dict[int, Node]] = {}
-        self.slots = {}
+        self.states = States(self)
 
     def carried_out(self, statement: s.On, names: dict[str, Node]) -> dict[str, Node]:
         """Runs the block; the rows as they are afterwards."""
@@ -81,7 +82,7 @@ class Block(StageBody):
     do_return = do_carry = do_on = do_reportas = do_state  # type: ignore[assignment]
 
     def draw(self, statement: s.Bind, scope: Scope) -> Any:
-        raise unbuilt(statement.span, "draws inside of an event cannot run yet", "leave them out")
+        raise unbuilt(statement.span, "draws inside of an event cannot run yet", INSTEAD)
 
     def assign(self, target: s.Target, value: Any, scope: Scope, statement: s.Bind) -> None:
         place = self.end_meant(target, scope)

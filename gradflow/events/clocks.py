@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, linalg
+from gradflow.builtins.matrices import linalg
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language.diagnostics import mistake
@@ -76,18 +77,11 @@ def at_times(a: Arguments) -> Any:
     2,
 )
 def linear_ode(a: Arguments) -> Any:
-    drift, dt = a.raw(0), a.tensor(1)
+    why, fix = "a function of the system's values, linear in them", "`linear_ode((x, y) => (y, -x), dt, from: (x, y))`"
+    drift, dt = a.of_kind(0, v.LambdaValue | v.Function, "a drift", why, fix), a.tensor(1)
     a.needed("from")
     start = a.option("from")
     values = [a.e.ops.constant(a.e.tensor(one)) for one in (start if isinstance(start, tuple | list) else (start,))]
-    if not isinstance(drift, v.LambdaValue | v.Function):
-        raise mistake(
-            "E0301",
-            a.places[0].span,
-            f"`linear_ode` needs a drift, this is {v.kind_name(drift)}",
-            why="a function of the system's values, linear in them",
-            fix="`linear_ode((x, y) => (y, -x), dt, from: (x, y))`",
-        )
     ops, n = a.e.ops, len(values)
     matrix = ops.expand(drift_matrix(a, drift, n), (Axis(ROW, n), Axis(COLUMN, n)))
     scaled = ops.constant(ops.elementwise("mul", matrix, dt))

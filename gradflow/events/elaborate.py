@@ -92,7 +92,7 @@ def event_change(body: StageBody) -> Change:
             f"the events of `{body.stage.name}` must be all that moves `param`",
         )
     node = Axis("node", flow.topology.nodes)
-    for slot in body.slots.values():
+    for slot in body.states.slots.values():
         found = flow.settle(slot.key, Type(slot.type.base, (node, *slot.type.without(["node"])), slot.type.target))
         if found.base != "real" or found.target is not None:
             raise unbuilt(body.stage.span, "states of events that are no real numbers cannot run yet", "keep real numbers")
@@ -113,10 +113,10 @@ def event_change(body: StageBody) -> Change:
 def show(body: StageBody, plan: EventPlan) -> None:
     """What reports can read of the exchange: its states, what it bound outside of the blocks, and how many events there were where and when."""
     outside = body.e.stage_values.setdefault(id(body.stage), {})
-    outside |= {name: ("state", body.flow.name, slot.key, slot.type) for name, slot in body.slots.items()}
+    outside |= {name: ("state", body.flow.name, slot.key, slot.type) for name, slot in body.states.slots.items()}
     types = (Type("int"), Type("int"), Type("real", (Axis("node", plan.nodes),)))
     outside |= {name: ("state", body.flow.name, key, type_) for name, key, type_ in zip(COUNTERS, plan.counters, types, strict=True)}
-    body.show(outside)
+    body.states.show(outside)
 
 
 def _sources(param: Node) -> list[Node]:
@@ -131,7 +131,7 @@ class EventBuilder:
         self.ops = body.e.ops
         self.axis = event_axis()
         self.params = _sources(body.bundle.param)  # type: ignore[arg-type]
-        self.reads = {name: _read(slot.read) for name, slot in body.slots.items()}
+        self.reads = {name: _read(slot.read) for name, slot in body.states.slots.items()}
         self.waits = [one for one in body.ticks if one.pattern.name == "wait"]  # type: ignore[union-attr]
         self.blocks = [one for one in body.ticks if one.pattern.name != "wait"]  # type: ignore[union-attr]
         if len(self.waits) > 1 or not self.blocks:
@@ -144,7 +144,7 @@ class EventBuilder:
 
     def rows(self) -> list[tuple[str, Type]]:
         found = [(f"param/{one['path'][0]}", one.type) for one in self.params]
-        found += [(f"state/{self.body.flow.name}/{slot.key}", slot.type) for slot in self.body.slots.values()]
+        found += [(f"state/{self.body.flow.name}/{slot.key}", slot.type) for slot in self.body.states.slots.values()]
         return [(name, Type(type_.base, type_.without(["node"]))) for name, type_ in found]
 
     def row_source(self, name: str, type_: Type, end: int) -> Node:
@@ -157,7 +157,7 @@ class EventBuilder:
         assert param is not None
         moved = Rowwise(self.ops, (self.end(0),), {one.id: {end: rows[f"param/{one['path'][0]}"]} for one in self.params})
         found = {"param": moved.row(param, end)}
-        return found | {name: rows[f"state/{self.body.flow.name}/{slot.key}"] for name, slot in self.body.slots.items()}
+        return found | {name: rows[f"state/{self.body.flow.name}/{slot.key}"] for name, slot in self.body.states.slots.items()}
 
     def end(self, place: int) -> Node:
         return self.ops.source(Type("int", (self.axis,), self.node), "event", str(place))
@@ -185,7 +185,7 @@ class EventBuilder:
             region = self.region(self.block_results(statement), f"an event at a {place}")
             kinds.append((place, clock.kind, region, statement.span))
         settle = self.region(self.named(self.waited(0), 0), "waiting")
-        others = [key for key in flow.states if key not in {slot.key for slot in self.body.slots.values()}]
+        others = [key for key in flow.states if key not in {slot.key for slot in self.body.states.slots.values()}]
         if others:
             raise unbuilt(
                 self.body.stage.span, "stages with a memory of their own cannot stand around events yet", f"leave out what keeps `{others[0]}`"
@@ -196,14 +196,14 @@ class EventBuilder:
         hoisted = self.hoisting.schedule
         made = tuple(EventKind(place, clock, body, hoisted(body), span) for place, clock, body, span in kinds)
         plan = EventPlan(self.node.size or 0, tuple(rows), made, constants, start, settle, hoisted(settle), counters)  # type: ignore[arg-type]
-        states = [(slot.key, slot.type, slot.init if slot.init is not None else 0.0) for slot in self.body.slots.values()]
+        states = [(slot.key, slot.type, slot.init if slot.init is not None else 0.0) for slot in self.body.states.slots.values()]
         states += [(counters[0], Type("int"), 0.0), (counters[1], Type("int"), 0.0), (counters[2], Type("real", (self.node,)), 0.0)]
         return Built(self.body.stage, plan, states)
 
     def starts(self) -> list[tuple[str, Node]]:
         """States that begin at a value of the graph."""
         found = []
-        for slot in self.body.slots.values():
+        for slot in self.body.states.slots.values():
             if slot.init is None:
                 found.append((f"state/{self.body.flow.name}/{slot.key}", self.ops.expand(slot.read.inputs[1], slot.type.axes)))
         return found
@@ -221,7 +221,7 @@ class EventBuilder:
             piece = flat if len(self.params) == 1 else self.ops.leaf(flat, offset, (Axis("param", size),))
             offset += size
             found.append((f"param/{one['path'][0]}", piece))
-        found += [(f"state/{self.body.flow.name}/{slot.key}", values[name]) for name, slot in self.body.slots.items()]
+        found += [(f"state/{self.body.flow.name}/{slot.key}", values[name]) for name, slot in self.body.states.slots.items()]
         types = dict(self.rows())
         return [(f"row/{end}/{name}", self.ops.expand(value, (self.axis, *types[name].axes))) for name, value in found]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from gradflow.events.rowwise import INSTEAD
 from gradflow.graph.graph import Node, Region, ordered, rebuild
 from gradflow.graph.operations import Operations
 from gradflow.passes.suggestions import unbuilt
@@ -64,7 +65,7 @@ class Hoisting:
             if node.op == "source":
                 found[node.id] = self._source(node)
             elif node.op == "draw" and any(below.op == "source" for below in node.inputs):
-                raise unbuilt(node.span, "draws inside of an event cannot run yet", "leave them out")
+                raise unbuilt(node.span, "draws inside of an event cannot run yet", INSTEAD)
             elif node.op == "gather" and found[node.inputs[0].id] == "constant":
                 found[node.id] = "event" if found[node.inputs[1].id] != "constant" else "constant"  # rows of data are not held for many events
             else:
@@ -75,8 +76,11 @@ class Hoisting:
     def _source(self, node: Node) -> str:
         kind, path = node["kind"], node["path"]
         if kind in UNTIED:
-            what = f"`{path[0]}`" if kind == "clock" else "what is drawn or measured in the pipeline"
-            raise unbuilt(node.span, f"{what} cannot be read in an event yet", "leave it out: events have their own time, `on each wait(dt)`")
+            if kind == "clock":
+                fix = "count in a state of the node, `state n = 0` and `n <- n + 1`; the time since its last event is `on each wait(dt)`"
+                raise unbuilt(node.span, f"`{path[0]}` cannot be read in an event yet", fix)
+            fix = "give the exchange a number that is known when the spec is compiled, or train in steps, where flows read what was drawn"
+            raise unbuilt(node.span, "what is drawn or measured in the pipeline cannot be read in an event yet", fix)
         if kind == "data" and (path[3] == "batch" or len(path) > 4):
             raise unbuilt(node.span, "events on data that is drawn in batches cannot run yet", "take all rows of a node: leave out `batch:`")
         return "schedule" if kind == "event" else "event" if kind == "row" else "constant"

@@ -182,4 +182,21 @@ def event_axis() -> Axis:
     return Axis("event", None)
 
 
-__all__ = ["EventKind", "EventPlan", "check_unit", "clock_results", "document", "event_axis", "event_flows", "rewritten_events", "undocumented"]
+def drawn_in_batches(plan: EventPlan, program: Any) -> bool:
+    """Whether events read rows that are drawn anew for every update: they have their own clocks."""
+    sources = [source for _, region in plan.regions() for source in region.sources() if source["kind"] == "data"]
+    return any(source["path"][3] != "full" and program.data[source["path"][0]].spec.batch is not None for source in sources)
+
+
+__all__ = [
+    "EventKind",
+    "EventPlan",
+    "check_unit",
+    "clock_results",
+    "document",
+    "drawn_in_batches",
+    "event_axis",
+    "event_flows",
+    "rewritten_events",
+    "undocumented",
+]

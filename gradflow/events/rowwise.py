@@ -18,6 +18,7 @@ from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.passes.suggestions import unbuilt
 
 EVENT = "event"
+INSTEAD = "let clocks draw: what happens with probability 0.2 has a clock of its own, `on each node(i) ~ poisson(0.2 * rate) { .. }`"
 Rows = Mapping[int, Mapping[int, Node]]
 
 
@@ -83,7 +84,10 @@ class Rowwise:
         if _state(node):
             raise nonlocal_read(node)
         if node.op in ("scan", "item", "draw"):
-            raise unbuilt(node.span, f"{'loops' if node.op != 'draw' else 'draws'} inside of an event cannot run yet", "write it without")
+            if node.op == "draw":
+                raise unbuilt(node.span, "draws inside of an event cannot run yet", INSTEAD)
+            fix = "take the row of a node before it, `y = x[node: i]`, and repeat with that"
+            raise unbuilt(node.span, "a loop inside of an event cannot work on all nodes yet", fix)
         if not node.type.has("node") and any(below.type.has("node") for below in node.inputs):
             raise nonlocal_read(node)
         if any(_along(value) for name, value in node.attrs if name in ("over", "axis", "named")):

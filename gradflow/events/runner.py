@@ -18,7 +18,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from gradflow.events.plan import EventKind, EventPlan
+from gradflow.events.plan import EventKind, EventPlan, drawn_in_batches
 from gradflow.events.streams import BadStream, EventStream, Record, RecordedStream, Stretch, recorded, waits_and_waves
 from gradflow.graph.graph import Node, Region
 from gradflow.plan.program import Update
@@ -268,10 +268,8 @@ class EventRunner:
 
 def check_data(update: Update, program: Any) -> None:
     """Raises RunFailed for rows that would be drawn anew for every update: events have their own clocks."""
-    for _, region in update.events.regions():
-        for source in region.sources():
-            if source["kind"] == "data" and source["path"][3] != "full" and program.data[source["path"][0]].spec.batch is not None:
-                raise RunFailed("events on data that is drawn in batches cannot run yet; take all rows of a node: leave out `batch:`", update.span)
+    if drawn_in_batches(update.events, program):
+        raise RunFailed("events on data that is drawn in batches cannot run yet; take all rows of a node: leave out `batch:`", update.span)
 
 
 __all__ = ["EventPlan", "EventRunner", "check_data"]

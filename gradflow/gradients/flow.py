@@ -44,7 +44,7 @@ def is_gradient(e: Elaborator, tree: s.Node, scope: Scope) -> bool:
 def parts_of(e: Elaborator, tree: s.Node, scope: Scope) -> Iterator[s.Chain]:
     """The chains of an expression, in the order of the text, those of formulas where they are named. Formulas forget what they were worth."""
     if isinstance(tree, s.Chain):
-        yield from [tree] if not is_stage(e, tree.stages[0], scope) or isinstance(tree.stages[0], s.Group) else []
+        yield from [tree] if not is_stage(tree.stages[0], scope) or isinstance(tree.stages[0], s.Group) else []
         return
     if isinstance(tree, s.Name):
         found, value = scope.local(tree.id)

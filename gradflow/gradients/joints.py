@@ -43,14 +43,14 @@ class GradientInput(v.Record):
     of: Any = field(default=None, compare=False)
 
     def call(self, e: Elaborator, node: s.Call, scope: Scope) -> Any:
-        from gradflow.passes.stage_bodies import special_arguments
+        from gradflow.passes.stage_calls import looks, special_arguments
 
         if self.of is None or self.tree is None or self.scope is None:  # a definition is checked on its own
             return self.value
         named, _ = special_arguments(node, "grad")
         frame, asked = scope.frame, self.of.asked
         point = frame.flat(e.tensor(e.evaluate(named["at"], scope))) if "at" in named else asked.point
-        fresh = asked.fresh + (frame.looks(named["fresh"], scope) if "fresh" in named else 0)
+        fresh = asked.fresh + (looks(e, named["fresh"], scope) if "fresh" in named else 0)
         with self.of.asking(Asked(point, fresh)):
             return e.tensor(e.evaluate(self.tree, self.scope), node)
 

@@ -72,14 +72,14 @@ class IllegalGraph(Exception):
 def verify(region: Region, stage: str) -> None:
     """Raises IllegalGraph at the first node that is not legal after `stage`."""
     for node in region.nodes():
-        problem = _problem(node, stage)
+        problem = _problem(node)
         if problem:
             raise IllegalGraph(f"after {stage}: {problem}: {node!r} (from {node.span})")
         if node.body is not None:
             verify(node.body, stage)
 
 
-def _problem(node: Node, stage: str) -> str:
+def _problem(node: Node) -> str:
     if node.op not in ARITY:
         return "unknown operation"
     low, high = ARITY[node.op]

@@ -58,8 +58,6 @@ class Type:
 
 
 REAL = Type("real")
-INT = Type("int")
-BOOL = Type("bool")
 
 
 def union(*lists: tuple[Axis, ...]) -> tuple[Axis, ...]:

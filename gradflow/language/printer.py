@@ -20,13 +20,7 @@ NARROWEST = 40
 COLORS = {"error": "1;31", "warning": "1;33", "gutter": "34", "label": "36", "bold": "1"}
 
 
-def render(
-    diagnostics: Sequence[Diagnostic],
-    sources: Mapping[str, Source],
-    format: str = "full",
-    color: bool = False,
-    width: int = 100,
-) -> str:
+def render(diagnostics: Sequence[Diagnostic], sources: Mapping[str, Source], format: str = "full", color: bool = False, width: int = 100) -> str:
     """All diagnostics in one of `FORMATS`, without a line end at the end. `sources` are the files that spans name."""
     if format == "full":
         page = _Page(sources, _Paint(color), max(width, NARROWEST))

@@ -62,6 +62,11 @@ class Source:
         line = bisect_right(self.starts, offset)
         return Span(self.name, offset, max(min(end, len(self.text)) - offset, 0), line, offset - self.starts[line - 1] + 1)
 
+    def find(self, word: str, span: Span, start: int = 0) -> Span:
+        """The span of a word inside of another one, from `start` in the text on; the whole where it is not there."""
+        place = self.text.find(word, max(span.offset, start), span.end)
+        return self.span(place, place + len(word)) if place >= 0 else span
+
     def line(self, number: int) -> str:
         """The text of line `number` (from 1), without its line end."""
         start = self.starts[number - 1]

@@ -244,12 +244,4 @@ def _unfinished(place: Place) -> Diagnostic | None:
     )
 
 
-MISSING: tuple[Callable[[Place], Diagnostic | None], ...] = (
-    _missing_sign,
-    _missing_word,
-    _no_unit,
-    _no_block,
-    _missing_comma,
-    _idle,
-    _unfinished,
-)
+MISSING: tuple[Callable[[Place], Diagnostic | None], ...] = (_missing_sign, _missing_word, _no_unit, _no_block, _missing_comma, _idle, _unfinished)

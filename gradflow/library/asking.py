@@ -19,8 +19,11 @@ def copies_of(group: Any, prompts: int) -> tuple[numpy.ndarray, numpy.ndarray]:
 
     Raises ValueError where no response is asked for.
     """
+    if numpy.ndim(group) and len(group) != prompts:
+        raise ValueError(f"`group` says how many responses there are to each of {prompts} prompts, and has {len(group)} entries")
     counts = numpy.broadcast_to(numpy.asarray(group, numpy.int64), (prompts,))
     owner = numpy.repeat(numpy.arange(prompts), counts)
     if not len(owner):
-        raise ValueError("no response at all is asked for: every prompt is to have 0")
+        why = "every prompt is to have 0" if prompts else "there are no tasks; where that can happen, `when size(..) > 0 { .. }` leaves the draw out"
+        raise ValueError(f"no response at all is asked for: {why}")
     return owner, numpy.arange(len(owner)) - numpy.repeat(counts.cumsum() - counts, counts)

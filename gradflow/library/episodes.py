@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.library.catalogue import DataSpec, FieldSpec, LeafSpec, ModelSpec, primitive
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import pad_left
-from gradflow.library.sampling import Decoding, draws_of
+from gradflow.library.sampling import Decoding, draws_of, response_fields
 from gradflow.library.sampling import generate as respond
 from gradflow.library.sampling import texts as texts_of
 from gradflow.library.scripts import SCRIPTS
@@ -230,14 +230,7 @@ def generate_fields(
     )
     word = ("word", vocabulary if isinstance(vocabulary, int) else None)
     fields = {
-        "ids": FieldSpec("int", (sample, ("place", None)), target=word, padded=True),
-        "prompt_mask": FieldSpec("bool", (sample, ("place", None))),
-        "mask": FieldSpec("bool", (sample, token)),
-        "action": FieldSpec("int", (sample, token), target=word, padded=True),
-        "logp_old": FieldSpec("real", (sample, token), padded=True),
-        "entropy_old": FieldSpec("real", (sample, token), padded=True),
-        "length": FieldSpec("int", (sample,)),
-        "finished": FieldSpec("bool", (sample,)),
+        **response_fields(sample, token, word),
         "group": FieldSpec("int", (sample,), target=("prompt", read)),
         "copy": FieldSpec("int", (sample,)),
         "read": FieldSpec("text", (sample,)),

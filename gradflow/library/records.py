@@ -27,6 +27,8 @@ def pick(record: Mapping[str, Any], mask: Any, over: str, types: Types) -> Recor
 
     own = types["record"]
     kept = torch.as_tensor(mask)
+    if len(kept) != length(record, over, own):
+        raise ValueError(f"a truth value for each of {length(record, over, own)} entries along `{over}` is needed, these are {len(kept)}")
     rows = {over: kept}
     group = next((name for name, (axes, target) in own.items() if over == "prompt" and axes == ("sample",) and target == "prompt"), None)
     if group is not None:
@@ -83,9 +85,7 @@ def join(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, types: 
     if one is None or other is None:
         return dict(one or other or {})
     own = types["one"]
-    if own.keys() != types["other"].keys():
-        different = sorted(own.keys() ^ types["other"].keys())
-        raise ValueError(f"the two records do not have the same fields: `{different[0]}` is in one of them alone")
+    _same_fields(own, types["other"])
     before = {axis: length(one, axis, own) for axis in ROWS}
     responses = [_responses(record, types[which]) for record, which in ((one, "one"), (other, "other"))]
     found: Record = {}
@@ -100,6 +100,13 @@ def join(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, types: 
             a, b = _as_wide(a, b, axes, responses)
             found[name] = torch.cat([a, b])
     return found
+
+
+def _same_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    different = sorted(one.keys() ^ other.keys())
+    if different:
+        which, this = ("first", "second") if different[0] in one else ("second", "first")
+        raise ValueError(f"the two records do not have the same fields: the {which} has `{different[0]}`, the {this} has not")
 
 
 def _responses(record: Mapping[str, Any], own: Mapping[str, tuple[tuple[str, ...], str | None]]) -> int:
@@ -151,26 +158,28 @@ def draw_fields(tasks: DataSpec, prompts: Any = None, **options: Any) -> Mapping
     return fields | {n: FieldSpec(f.base, (axis, *f.axes[1:]), f.target) for n, f in split.items() if n != "id"}
 
 
-def opened(fields: Mapping[str, FieldSpec], names: tuple[str, ...] = ROWS) -> dict[str, FieldSpec]:
+def opened(fields: Mapping[str, FieldSpec] | None, names: tuple[str, ...] = ROWS) -> dict[str, FieldSpec]:
     """Fields whose number of rows is not known."""
 
     def size(axis: tuple[str, int | None]) -> tuple[str, int | None]:
         return (axis[0], None) if axis[0] in names else axis
 
-    return {n: FieldSpec(f.base, tuple(map(size, f.axes)), size(f.target) if f.target else None, f.padded) for n, f in fields.items()}
+    return {n: FieldSpec(f.base, tuple(map(size, f.axes)), size(f.target) if f.target else None, f.padded) for n, f in (fields or {}).items()}
 
 
-def pick_fields(record: Mapping[str, FieldSpec], mask: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
+def pick_fields(record: Mapping[str, FieldSpec] | None, mask: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
     """The record's fields; whole prompts may leave fewer samples, samples leave the prompts."""
     return opened(record, ROWS if over == "prompt" else ("sample",))
 
 
-def part_fields(record: Mapping[str, FieldSpec], count: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
+def part_fields(record: Mapping[str, FieldSpec] | None, count: Any = None, over: str = "sample", **options: Any) -> Mapping[str, FieldSpec]:
     return pick_fields(record, over=over)
 
 
 def join_fields(one: Mapping[str, FieldSpec] | None, other: Mapping[str, FieldSpec] | None, **options: Any) -> Mapping[str, FieldSpec]:
-    """The fields of both; axes beside rows are as long as the longer of the two."""
+    """The fields of both; axes beside rows are as long as the longer of the two. Raises ValueError where they have not the same fields."""
+    if one and other:
+        _same_fields(one, other)
     known = opened(one or other or {})
     if not one or not other:
         return known

@@ -26,7 +26,7 @@ from gradflow.library.language_models import pad_left
 from gradflow.library.paths import RESULT_TYPES as PATH_TYPES
 from gradflow.library.records import RESULT_TYPES as RECORD_TYPES
 from gradflow.library.rewards import RESULT_TYPES as REWARD_TYPES
-from gradflow.library.sampling import Decoding, draws_of, generate, texts
+from gradflow.library.sampling import Decoding, draws_of, generate, response_fields, texts
 from gradflow.library.scoring import live_statistics
 from gradflow.library.text_tasks import Tasks
 
@@ -139,14 +139,7 @@ def sample_fields(
     sample, prompt, token = ("sample", size), ("prompt", asked), ("token", _number(max_tokens))
     word = ("word", _number(policy.facts.get("vocabulary")))
     fields = {
-        "ids": FieldSpec("int", (sample, ("place", None)), target=word, padded=True),
-        "prompt_mask": FieldSpec("bool", (sample, ("place", None))),
-        "mask": FieldSpec("bool", (sample, token)),
-        "action": FieldSpec("int", (sample, token), target=word, padded=True),
-        "logp_old": FieldSpec("real", (sample, token), padded=True),
-        "entropy_old": FieldSpec("real", (sample, token), padded=True),
-        "length": FieldSpec("int", (sample,)),
-        "finished": FieldSpec("bool", (sample,)),
+        **response_fields(sample, token, word),
         "reward": FieldSpec("real", (sample,)),
         "correct": FieldSpec("bool", (sample,)),
         "group": FieldSpec("int", (sample,), target=prompt),

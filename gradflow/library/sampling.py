@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gradflow.library.catalogue import FieldSpec
 from gradflow.library.deferred import numpy, random
 from gradflow.library.language_models import cache_rows, pad_left
 from gradflow.library.scoring import at_words, entropies, log_probabilities
@@ -196,3 +197,17 @@ def _keep(kept: dict[str, Tensor], rows: Tensor, place: int, word: Tensor, logit
     if how.keep_top:
         top = kept["top_logits"].shape[-1]
         kept["top_logits"][rows, place], kept["top_words"][rows, place] = logits.to(kept["top_logits"].dtype).topk(top, dim=-1)
+
+
+def response_fields(sample: tuple[str, int | None], token: tuple[str, int | None], word: tuple[str, int | None]) -> dict[str, FieldSpec]:
+    """What a record of responses holds whoever asked for them: the prompt's words, and what was written with its statistics."""
+    return {
+        "ids": FieldSpec("int", (sample, ("place", None)), target=word, padded=True),
+        "prompt_mask": FieldSpec("bool", (sample, ("place", None))),
+        "mask": FieldSpec("bool", (sample, token)),
+        "action": FieldSpec("int", (sample, token), target=word, padded=True),
+        "logp_old": FieldSpec("real", (sample, token), padded=True),
+        "entropy_old": FieldSpec("real", (sample, token), padded=True),
+        "length": FieldSpec("int", (sample,)),
+        "finished": FieldSpec("bool", (sample,)),
+    }

@@ -50,12 +50,8 @@ def chain_sums(
 
     @cache
     def chains() -> tuple[list[str], list[str], list[str]]:
-        key = random.key(seed, "chain_sums")
-        draws = random.uniform(key, numpy.arange((size + test) * (terms + 1)).reshape(size + test, terms + 1))
-        shortest = terms if least is None else least
-        counts = shortest + (draws[:, -1] * (terms - shortest + 1)).astype(numpy.int64)
-        below = numpy.array([modulus] + [modulus if largest is None else largest + 1] * (terms - 1))  # the first may be any number
-        rows = [row[:count].tolist() for row, count in zip((draws[:, :-1] * below).astype(numpy.int64), counts)]
+        below = [modulus] + [modulus if largest is None else largest + 1] * (terms - 1)  # the first may be any number
+        rows = drawn_terms(seed, size + test, terms if least is None else least, below)
         written = [[f"{term:0{digits}}" for term in row] for row in rows]
         answers = [f"{sum(row) % modulus:0{digits}}" for row in rows]
         return [f"{'+'.join(row)}=" for row in written], answers, [trace_of(row, modulus, digits) for row in rows]
@@ -86,6 +82,14 @@ def chain_sums(
         }  # fmt: skip
 
     return replace(spec, fields={split: {**own, **fields(sizes[split])} for split, own in spec.fields.items()})
+
+
+def drawn_terms(seed: int, count: int, shortest: int, below: list[int]) -> list[list[int]]:
+    """The numbers of so many chains: at least `shortest`, at most as many as there are bounds, each below its own."""
+    draws = random.uniform(random.key(seed, "chain_sums"), numpy.arange(count * (len(below) + 1)).reshape(count, len(below) + 1))
+    counts = shortest + (draws[:, -1] * (len(below) - shortest + 1)).astype(numpy.int64)
+    rows = (draws[:, :-1] * numpy.array(below)).astype(numpy.int64)
+    return [row[:length].tolist() for row, length in zip(rows, counts)]
 
 
 def trace_of(terms: list[int], modulus: int, digits: int) -> str:

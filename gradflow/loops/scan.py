@@ -16,12 +16,12 @@ from gradflow.graph.graph import Node, Region, depends, ordered, substitute
 from gradflow.graph.operations import Value
 from gradflow.graph.types import Axis, Type, union
 from gradflow.language import syntax as s
-from gradflow.language.diagnostics import mistake
+from gradflow.language.diagnostics import Mistake, mistake
 from gradflow.passes.bodies import Body
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head
-from gradflow.passes.values import kind_name
+from gradflow.passes.values import NONE, Record, kind_name
 
 ROUNDS = 4
 
@@ -33,6 +33,13 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str,
     outer = [n for n in dict.fromkeys(assigned(statement.body, {*own, name})) if isinstance(inner.local(n)[1], Node | int | float)]
     inner.names.update({n: inner.local(n)[1] for n in outer})
     names = [*own, *outer]
+    rows = next((n for n in names if inner.names[n] is NONE or isinstance(inner.names[n], Record)), None)
+    if rows is not None:
+        raise mistake(
+            "E0510", head(statement.span, "repeat"), f"a loop of formulas carries numbers, `{rows}` is {kind_name(inner.names[rows])}",
+            why="loops that draw, choose and join records are carried out once a unit, by a function that is called with `~`",
+            fix="bind the function around it: `x ~ f(..)`",
+        )  # fmt: skip
     starts = [e.ops.constant(e.tensor(inner.names[n])) for n in names]
     types = [n.type for n in starts]
     for _ in range(ROUNDS):
@@ -59,12 +66,24 @@ def scan(body: Body, statement: s.Repeat, inner: Scope, scope: Scope, name: str,
         "scan", (*(begun(e, n, t) for n, t in zip(starts, types, strict=True)), *(x for x, _ in pass_.sequences), *(x for x, _ in captured)),
         Type("real"), region, carries=len(names), sequences=len(pass_.sequences), axis=name, backward=statement.backward,
     )  # fmt: skip
-    for i, n in enumerate(names):
+    for i, n in enumerate(names if count != 0 else ()):  # without a pass they are what they were
         inner.names[n] = e.ops.make("item", (loop,), types[i], index=i)
     for n in outer:
         scope.assign(n, inner.names.pop(n))
     for i, (n, node) in enumerate(stacked.items(), len(names)):
         scope.names[n] = e.ops.make("item", (loop,), Type(node.type.base, (axis, *node.type.axes), node.type.target), index=i)
+
+
+def no_pass(body: Body, statement: s.Repeat, scope: Scope, name: str) -> None:
+    """A loop of no pass: what its body binds has an axis without entries. A body that must know the number of its pass binds nothing."""
+    trial = scope.child()
+    inner = trial.child()
+    try:
+        inner.names.update({start.name: body.e.evaluate(start.value, scope) for start in statement.values})
+        scan(body, statement, inner, trial, name, 0)
+    except Mistake:
+        return
+    scope.names.update(trial.names)
 
 
 def assigned(statements: Sequence[s.Statement], own: set[str]) -> Iterator[str]:
@@ -98,7 +117,7 @@ class _Pass:
         self.carries = [e.graph.fresh("element", t, statement.span) for t in types]
         self.sequences: list[tuple[Node, Node]] = []
         self.number: Node | None = None  # of the pass, from 0; made when something asks for it
-        self.axis = Axis(axis, count if count is not None else inner.axes[axis].size)
+        self.axis = Axis(axis, count) if count is not None else inner.axes.get(axis, Axis(axis))
         within = inner.child()
         if count is not None:
             within.names[axis] = self.index()

@@ -96,7 +96,7 @@ def split_arguments(
             if isinstance(value, v.Data):
                 from gradflow.passes.models import data_record
 
-                value = data_record(e, value, scope)
+                value = data_record(e, value)
             if isinstance(value, v.Record) and value.value is None:
                 records.append(value)
                 continue

@@ -131,3 +131,20 @@ def _as_map(e: Elaborator, value: Node, target: str, renamed: dict[str, str], sc
     assert value.type.target is not None
     scope.axes[target] = value.type.target
     return value
+
+
+def placed_on(e: Elaborator, node: Node, axes: tuple[Axis, ...]) -> Node:
+    """Axes of a value to those of what it is assigned to: by name where they coincide, else by position."""
+    names = [a.name for a in axes]
+    missing = [n for n in names if not node.type.has(n)]
+    extra = [n for n in node.type.names if n not in names]
+    if missing and len(missing) == len(extra) and "param" not in extra and "node" not in extra:
+        node = e.ops.rename(node, dict(zip(extra, missing, strict=True)))
+    return node
+
+
+def retargeted(e: Elaborator, value: Node, target: Axis | None) -> Node:
+    """The same numbers as a map to `target`, where there is one."""
+    if target is None or value.type.target == target:
+        return value
+    return e.ops.make("rename", (value,), Type("int", value.type.axes, target))

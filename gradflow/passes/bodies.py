@@ -17,7 +17,8 @@ from gradflow.passes import values as v
 from gradflow.passes.expressions import NUMBERS, Elaborator, two_sizes
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, suggestion, unbuilt
-from gradflow.procedures.acting import does_act, misplaced_choice
+from gradflow.passes.words import misplaced
+from gradflow.procedures.acting import does_act
 
 MOST_PASSES = 1000
 
@@ -65,22 +66,12 @@ class Body:
             self.e.ops.span = statement.span
             method = getattr(self, f"do_{type(statement).__name__.lower()}", None)
             if method is None:
-                self.misplaced(statement)
-                continue
+                why = f"{self.name} {self.holds}, and nothing else that this version can run"
+                raise misplaced(statement, f"in the body of {self.name}", why, "move it to the definition that it belongs to, or remove it")
             try:
                 method(statement, scope or self.scope)
             except AxisConflict as conflict:
                 raise two_sizes(statement.span, conflict) from None
-
-    def misplaced(self, statement: s.Statement) -> None:
-        from gradflow.passes.words import statement_word
-
-        word = statement_word(statement)
-        raise mistake(
-            "E0501", head(statement.span, word), f"`{word}` has no place in the body of {self.name}",
-            why=f"{self.name} {self.holds}, and nothing else that this version can run",
-            fix="move it to the definition that it belongs to, or remove it",
-        )  # fmt: skip
 
     # ---- statements
 
@@ -93,10 +84,7 @@ class Body:
     def do_bind(self, statement: s.Bind, scope: Scope) -> None:
         if statement.op == "<-":
             self.assignable(statement, scope)
-        if statement.op == "~":
-            value = self.draw(statement, scope)
-        else:
-            value = self.e.evaluate(statement.value, scope)
+        value = self.draw(statement, scope) if statement.op == "~" else self.e.evaluate(statement.value, scope)
         values = unpacked(statement, value)
         for target, one in zip(statement.targets, values, strict=True):
             if statement.op == "<-":
@@ -192,7 +180,10 @@ class Body:
                 self.run(statement.body, scope)
             return
         if self.e.keeping is not None and does_act(statement.body, scope):
-            raise misplaced_choice(statement)
+            from gradflow.procedures.loops import acting_choice
+
+            acting_choice(self, statement, scope, condition)
+            return
         before = self.snapshot(scope)
         inner = scope.child()
         self.guarded(condition, statement, inner)
@@ -243,24 +234,20 @@ class Body:
         name = statement.axis.name
         if statement.axis.size is not None:
             count = self.e.evaluate(statement.axis.size, scope)
+            along = "; to run along data, name its axis alone: `repeat token { .. }`"
             if not isinstance(count, int):
-                raise mistake(
-                    "E0507", statement.axis.size.span, "the number of passes must be a whole number that is known when the spec is compiled",
-                    why=f"this is {v.kind_name(count)}",
-                    fix="give a number or an `int` parameter; to run along data, name its axis alone: `repeat token { .. }`",
-                )  # fmt: skip
+                what = "the number of passes must be a whole number that is known when the spec is compiled"
+                fix = f"give a number or an `int` parameter{along}"
+                raise mistake("E0507", statement.axis.size.span, what, why=f"this is {v.kind_name(count)}", fix=fix)
             if count > MOST_PASSES:
-                raise mistake(
-                    "E0507", statement.axis.size.span, f"a loop has at most {MOST_PASSES} passes, {count} are asked for",
-                    why="every pass becomes a piece of the program",
-                    fix="give a smaller number; to run along data, name its axis alone: `repeat token { .. }`",
-                )  # fmt: skip
+                what, why = f"a loop has at most {MOST_PASSES} passes, {count} are asked for", "every pass becomes a piece of the program"
+                raise mistake("E0507", statement.axis.size.span, what, why=why, fix=f"give a smaller number{along}")
             if statement.until is not None:
                 self.scan(statement, inner, scope, name, count)
                 scope.axes[name] = Axis(name, count)
             else:
                 self.unroll(statement, inner, scope, name, count)
-        elif name in scope.axes:
+        elif name in scope.axes or scope.holder(name) is not None:
             self.scan(statement, inner, scope, name)
         else:
             raise mistake(
@@ -271,6 +258,10 @@ class Body:
             scope.names[start.name] = inner.names[start.name]
 
     def unroll(self, statement: s.Repeat, inner: Scope, scope: Scope, name: str, count: int) -> None:
+        if count == 0 and type(self) is Body:  # others do more than bind
+            from gradflow.loops.scan import no_pass
+
+            no_pass(self, statement, scope, name)
         stacked: dict[str, list[Any]] = {}
         order = range(count - 1, -1, -1) if statement.backward else range(count)
         for index in order:

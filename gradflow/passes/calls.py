@@ -161,7 +161,7 @@ def with_bound(e: Elaborator, definition: s.Definition, home: Scope, bound: dict
     if definition.kind == "topology":
         from gradflow.topologies.links import build_topology
 
-        return build_topology(e, definition, inner, span)
+        return build_topology(e, definition, inner)
     if definition.kind == "pipeline":
         return v.Pipeline(definition, home, bound)
     if definition.value is not None:
@@ -199,7 +199,7 @@ def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope,
     definition = function.definition
     assert definition.value is not None
     names = {param.name for param in definition.params}
-    plain = _is_formula(e, function)
+    plain = _is_formula(function)
     own = tuple(arg for arg in node.args if (arg.name in names if arg.name else plain))
     rest = tuple(arg for arg in node.args if arg not in own)
     bound = bind_parameters(e, definition, function.scope, match_arguments(definition, own, scope), function.bound, node.span)
@@ -215,7 +215,7 @@ def _call_alias(e: Elaborator, function: v.Function, node: s.Call, scope: Scope,
     return target
 
 
-def _is_formula(e: Elaborator, function: v.Function) -> bool:
+def _is_formula(function: v.Function) -> bool:
     """An alias of kind function whose value is an expression of its parameters: `function warmup(share) = min(1, progress / share)`."""
     definition = function.definition
     if definition.kind != "function":

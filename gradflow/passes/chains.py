@@ -74,10 +74,10 @@ class FlowBuilder:
             return self.leafwise(stage, up, bundle, below, path)
         return self.body(stage, up, bundle, below, f"{path}.{stage.name}", None)
 
-    def body(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None, quiet: bool = False) -> Change:
+    def body(self, stage: v.Stage, up: Upstream, bundle: Bundle, below: Below, path: str, leaf: Leaf | None) -> Change:
         from gradflow.passes.stage_bodies import StageBody
 
-        return StageBody(self, stage, up, bundle, below, path, leaf, quiet).change()
+        return StageBody(self, stage, up, bundle, below, path, leaf).change()
 
     # ---- leaves apart and together
 
@@ -150,7 +150,7 @@ class FlowBuilder:
         met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]] = []
         changes: list[tuple[tuple[int, ...], Bundle, Change]] = []
         for number, (places, run) in enumerate(groups):
-            part = self.part(bundle, places, bundle.param)
+            part = self.part(bundle, places)
 
             def meet(u: Upstream, b: Bundle, places: tuple[int, ...] = places, number: int = number) -> Change:
                 key = f"{path}#{number}"
@@ -161,11 +161,11 @@ class FlowBuilder:
 
             changes.append((places, part, run(self.part_upstream(up, bundle, places), part, meet)))
         if met:
-            self.together(met, below, path, bundle)
+            self.together(met, below, path)
         return self.joined(bundle, changes)
 
-    def part(self, bundle: Bundle, places: tuple[int, ...], param: Node | None) -> Bundle:
-        flat = self.cut(bundle, param, places) if param is not None else None
+    def part(self, bundle: Bundle, places: tuple[int, ...]) -> Bundle:
+        flat = self.cut(bundle, bundle.param, places) if bundle.param is not None else None
         return Bundle(tuple(bundle.leaves[i] for i in places), flat)
 
     def cut(self, bundle: Bundle, flat: Node, places: tuple[int, ...]) -> Node:
@@ -180,7 +180,7 @@ class FlowBuilder:
 
         return Upstream(at, up.fields)
 
-    def together(self, met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]], below: Below, path: str, bundle: Bundle) -> None:
+    def together(self, met: list[tuple[tuple[int, ...], Upstream, Bundle, Node]], below: Below, path: str) -> None:
         """The rest of the chain over all leaves that reached it, in their old order."""
         entries = sorted((place, group, i) for group, (places, _, _, _) in enumerate(met) for i, place in enumerate(places))
         leaves = tuple(met[group][2].leaves[i] for _, group, i in entries)

@@ -20,7 +20,7 @@ def field_value(e: Elaborator, node: s.Field, scope: Scope) -> Any:
     if isinstance(node.value, s.Name) and not scope.local(node.value.id)[0]:
         imported = scope.imported(node.value.id, node)
         if imported is not None:
-            found, value = definition_value(e, node.name, imported.scope(), node)
+            found, value = definition_value(node.name, imported.scope(), node)
             if found:
                 return value
     return field_of(e, e.evaluate(node.value, scope), node, scope)

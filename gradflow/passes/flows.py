@@ -114,7 +114,7 @@ class FlowElaborator:
         self.looked[key] = loss
         if key not in self.memo:
             self.check_loss(loss, flat)
-            from gradflow.builtins.functions import derivative
+            from gradflow.builtins.derivatives import derivative
 
             self.memo[key] = derivative(self.e, loss, flat, self.chain[0].tree.span)
         return self.memo[key]
@@ -315,7 +315,7 @@ def named_here(e: Elaborator, value: Any) -> None:
 def elaborate_flow(e: Elaborator, statement: s.Flow, scope: Scope, name: str) -> ElaboratedFlow:
     if statement.per is not None:
         raise unbuilt(statement.targets[0].span, "`flow .. per axis` cannot run yet", f"leave out `per {statement.per}`")
-    parts = all_trained(e, statement.targets, scope)
+    parts = all_trained(statement.targets, scope)
     topology: Any = None
     spread = ""
     if statement.over is not None:

@@ -38,20 +38,20 @@ def run_function(e: Elaborator, function: v.Function, supplied: dict[str, Any], 
                 outer = {n: e.ops.rename(x, renamed) if isinstance(x, Node) else x for n, x in record.items()}
                 bound = {n: scope.names[n] for i in function.inputs for n in i.names if n in scope.names}
                 e.records[-1].update({n: x for n, x in (outer | bound).items() if not isinstance(x, v.Missing)})
-        scope.axes.update({name: Axis(name, 1) for name in idle_axes(e, scope)})
+        scope.axes.update({name: Axis(name, 1) for name in idle_axes(scope)})
         body.run(definition.body or ())
     finally:
         e.records.pop()
-    return finish(e, body, definition, renamed, span)
+    return finish(e, body, definition, renamed)
 
 
-def idle_axes(e: Elaborator, scope: Scope) -> list[str]:
+def idle_axes(scope: Scope) -> list[str]:
     """Axes that inputs declare and no value has: whatever lacks such an axis is a single entry of it."""
     pointed = {m.type.target.name for m in scope.maps}
     return [name for name, axis in scope.axes.items() if axis.size is None and name not in pointed and scope.holder(name) is None]
 
 
-def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[str, str], span: Any) -> Any:
+def finish(e: Elaborator, body: Body, definition: s.Definition, renamed: dict[str, str]) -> Any:
     back = {inner: outer for outer, inner in renamed.items() if inner != outer}
     if body.problem is not None:
         return replace(body.problem, minimum=body.loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gradflow.builtins.tool_values import tool_tree, tool_value
@@ -14,6 +15,7 @@ from gradflow.library.catalogue import FieldSpec, MissingExtra, catalogue
 from gradflow.passes import values as v
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.formulas import force
+from gradflow.passes.primitives import PrimitiveParameter, parameters_of
 from gradflow.passes.scope import Scope
 from gradflow.passes.suggestions import head, listed, suggestion, unmade
 
@@ -73,7 +75,7 @@ def data_field(e: Elaborator, data: v.Data, split: str, name: str, spec: FieldSp
     return e.ops.source(type_, "data", data.name, split, name, mode, *fresh)
 
 
-def data_record(e: Elaborator, data: v.Data, scope: Scope) -> v.Record:
+def data_record(e: Elaborator, data: v.Data) -> v.Record:
     fields = {name: value() if callable(value) else value for name, value in data_fields(e, data).items() if not isinstance(value, v.Data)}
     return v.Record(fields, data.name)
 
@@ -83,7 +85,7 @@ def data_record(e: Elaborator, data: v.Data, scope: Scope) -> v.Record:
 
 def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
     """net(x): the model's output axes in place of the ones it consumes. A value with the axis `param` is the model at that point."""
-    model = callee if isinstance(callee, v.Model) else _named_in(e, node.callee, scope)
+    model = callee if isinstance(callee, v.Model) else _named_in(node.callee, scope)
     if model is None:
         raise mistake(
             "E0203", node.callee.span, f"{v.kind_name(callee)} cannot be called", why="no model is named in it",
@@ -128,7 +130,7 @@ def call_model(e: Elaborator, callee: Any, node: s.Call, scope: Scope) -> Any:
     return e.ops.make("model", (flat, x), type_, model=model.name, method="call", fields=("x",), output="value", options=())
 
 
-def _named_in(e: Elaborator, tree: s.Expr, scope: Scope) -> v.Model | None:
+def _named_in(tree: s.Expr, scope: Scope) -> v.Model | None:
     for part in s.walk(tree):
         if isinstance(part, s.Name):
             found, value = scope.local(part.id)
@@ -168,43 +170,11 @@ def call_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> Any:
 def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict[str, Any]:
     """Arguments of a primitive by parameter name, in the order of its Python signature, checked against its domains."""
     from gradflow.passes.parameters import argument
-    from gradflow.passes.primitives import parameters_of
-    from gradflow.peers.parts import call_with
     from gradflow.procedures.acting import Batch
 
-    primitive = catalogue()[name]
-    params = parameters_of(primitive)
-    names = list(params)
+    params = parameters_of(catalogue()[name])
     bound: dict[str, Any] = {}
-    rest: list[Any] = []
-    variadic = next((n for n, p in params.items() if p.variadic), None)
-    place = 0
-    for arg in node.args:
-        key = arg.name
-        if key is None:
-            key = (
-                variadic
-                if variadic is not None and (place >= len(names) or names[place] == variadic)
-                else names[place]
-                if place < len(names)
-                else None
-            )
-            if key is None:
-                shown = [n for n, p in params.items() if not p.hidden]
-                raise mistake(
-                    "E0401", arg.span, f"`{name}` takes {len(shown)} argument{'s' * (len(shown) != 1)}", label="one too many",
-                    why=f"they are {listed(shown)}", fix="remove it",
-                )  # fmt: skip
-            place += key != variadic
-        if key not in params or params[key].hidden:
-            shown = [n for n, p in params.items() if not p.hidden]
-            place_of = head(arg.span, key)
-            raise mistake(
-                "E0404", place_of, f"`{name}` has no parameter `{key}`", why=f"it takes {listed(shown)}",
-                **suggestion(place_of, key, shown, call_with(key) or "use one of these"),
-            )  # fmt: skip
-        if key in bound:
-            raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
+    for key, arg in _placed(name, params, node.args):
         type_ = params[key].param.type
         wanted = [option.base for option in type_.options] if type_ is not None else []
         value = argument(e, params[key].param, tool_tree(arg.value) if "tools" in wanted else arg.value, scope)
@@ -215,19 +185,44 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
                 why=f"`{name}` works on a declared {what}",
                 fix=f"give the name of a {what} of the pipeline",
             )  # fmt: skip
-        value = {v.NONE: None}.get(value, value) if isinstance(value, type(v.NONE)) else value
-        if key == variadic:
-            rest.append(value)
-        else:
-            bound[key] = value
+        value = None if value is v.NONE else value
+        bound[key] = (*bound.get(key, ()), value) if params[key].variadic else value
     missing = [n for n, p in params.items() if not (p.hidden or p.variadic or n in bound) and p.default is inspect.Parameter.empty]
     if missing:
         raise mistake(
             "E0401", node.span, f"`{name}` needs `{missing[0]}`", why="the parameter has no default", fix=f"write `{name}({missing[0]}: ..)`",
         )  # fmt: skip
-    if variadic is not None:
-        bound[variadic] = tuple(rest)
-    return bound
+    rest = {n: bound.pop(n, ()) for n, p in params.items() if p.variadic}
+    return bound | rest
+
+
+def _placed(name: str, params: Mapping[str, PrimitiveParameter], args: tuple[s.Arg, ...]) -> Iterator[tuple[str, s.Arg]]:
+    """Which parameter each argument of a primitive is for; one that takes any number of them takes all that come at its place."""
+    from gradflow.peers.parts import call_with
+
+    names, seen, place = list(params), set[str](), 0
+    shown = [n for n, p in params.items() if not p.hidden]
+    variadic = next((n for n, p in params.items() if p.variadic), None)
+    for arg in args:
+        key = arg.name
+        if key is None:
+            key = names[place] if place < len(names) else variadic
+            if key is None:
+                raise mistake(
+                    "E0401", arg.span, f"`{name}` takes {len(shown)} argument{'s' * (len(shown) != 1)}", label="one too many",
+                    why=f"they are {listed(shown)}", fix="remove it",
+                )  # fmt: skip
+            place += key != variadic
+        if key not in params or params[key].hidden:
+            place_of = head(arg.span, key)
+            raise mistake(
+                "E0404", place_of, f"`{name}` has no parameter `{key}`", why=f"it takes {listed(shown)}",
+                **suggestion(place_of, key, shown, call_with(key) or "use one of these"),
+            )  # fmt: skip
+        if key in seen:
+            raise mistake("E0403", arg.span, f"`{key}` is given twice", why="each parameter has one value", fix="remove one of the two")
+        seen |= {key} - {variadic}
+        yield key, arg
 
 
 def declare_primitive(e: Elaborator, kind: str, node: s.Expr, scope: Scope) -> Any:

@@ -59,14 +59,14 @@ def look_up(e: Elaborator, name: str, scope: Scope, node: s.Node) -> tuple[bool,
     if name in CONSTANTS:
         return True, CONSTANTS[name]
     if name in CLOCKS:
-        return True, clock(e, name, scope)
+        return True, clock(e, name)
     special = scope.frame.special(name, node) if scope.frame is not None else None  # `grad`, `param`, `objective`, `graph` inside stages
     if special is not None:
         return True, special
-    return definition_value(e, name, scope, node)
+    return definition_value(name, scope, node)
 
 
-def clock(e: Elaborator, name: str, scope: Scope) -> Any:
+def clock(e: Elaborator, name: str) -> Any:
     flow = "" if e.context.flow == TOPOLOGY else e.context.flow
     if name == "t" and flow and e.context.passes is not None:
         return e.context.passes
@@ -92,7 +92,7 @@ def axis_length(e: Elaborator, name: str, scope: Scope, node: s.Node) -> Any:
     return e.ops.axis_size(name, holder)
 
 
-def definition_value(e: Elaborator, name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
+def definition_value(name: str, scope: Scope, node: s.Node) -> tuple[bool, Any]:
     """What a name means that is no local one: a definition here or in the library, a primitive, a built-in."""
     from gradflow.builtins.functions import BUILTINS
 

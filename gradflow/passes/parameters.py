@@ -78,6 +78,8 @@ def _coerced(option: s.TypeOne, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple) and 0 < len(value) < 9 and all(isinstance(item, NUMBERS) for item in value):
+        return f"({', '.join(map(_shown, value))})"
     return f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, NUMBERS) else v.kind_name(value)
 
 
@@ -97,20 +99,21 @@ def _misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope, whole: s
         return f"write `{base}`"
     if isinstance(value, Node):
         return "" if base != "bool" or value.type.base == "bool" else "a truth value is needed"
+    if isinstance(value, list | tuple) and all(isinstance(item, NUMBERS) for item in value):
+        return next(filter(None, (number_misfit(e, option, item, scope) for item in value if not isinstance(item, bool))), "")
     if option.axes is not None:
         return "" if isinstance(value, v.Model | list | tuple | int | float) else "a tensor is needed"
     if isinstance(value, v.Model) and value.free is not None:
-        return ""
-    if isinstance(value, list | tuple) and all(isinstance(item, NUMBERS) for item in value):
         return ""
     if isinstance(value, v.Record):
         return "" if value.value is not None else "a number is needed"
     if not isinstance(value, NUMBERS):
         return f"a {base or 'real'} is needed"
-    return _number_misfit(e, option, value, scope)
+    return number_misfit(e, option, value, scope)
 
 
-def _number_misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope) -> str:
+def number_misfit(e: Elaborator, option: s.TypeOne, value: Any, scope: Scope) -> str:
+    """Why a number does not lie in a domain; empty where it does."""
     if option.base == "bool":
         return "" if value in (0, 1) else "write `true` or `false`"
     if isinstance(value, bool):

@@ -35,13 +35,8 @@ def match(
     names = [item.name for item in pattern.axes.items]
     twice = next((item for place, item in enumerate(pattern.axes.items) if item.name in names[:place]), None)
     if twice is not None:
-        raise mistake(
-            "E0313",
-            twice.span,
-            f"two axes would be called `{twice.name}`",
-            why="a body knows the axes of its leaf by name",
-            fix="give each a name of its own",
-        )
+        why, fix = "a body knows the axes of its leaf by name", "give each a name of its own"
+        raise mistake("E0313", twice.span, f"two axes would be called `{twice.name}`", why=why, fix=fix)
     if len(names) != len(axes):
         return None
     own = tuple(axis.name for axis in axes)

@@ -216,10 +216,7 @@ def _check_property(e: Elaborator, statement: s.Require, tree: s.Call, scope: Sc
     if name in {p.name for p in gives} or _is_nothing(value):
         return
     shown = ", ".join(str(p) for p in gives) or "nothing that is stated"
-    whys = {
-        "contractive": "the error feedback loop is only stable when |C(x) - x|^2 <= (1 - delta) |x|^2",
-        "unbiased": "the mean of C(x) must be x",
-    }
+    whys = {"contractive": "the error feedback loop is only stable when |C(x) - x|^2 <= (1 - delta) |x|^2", "unbiased": "the mean of C(x) must be x"}
     unbiased = name == "contractive" and any(p.name == "unbiased" for p in gives)
     fix = f"use a stage that gives `{name}`, or state it there: `gives {name}(..)`"
     if unbiased:

@@ -35,6 +35,9 @@ class Leaf:
     def size(self) -> int:
         return math.prod(axis.size or 0 for axis in self.axes)
 
+    def carried(self, state: Node) -> Node:
+        return self.carry(state) if self.carry is not None else state
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -149,7 +152,7 @@ def chain_value(e: Elaborator, node: s.Chain, scope: Scope) -> v.ChainOf:
 
     stages: list[Any] = []
     for place, tree in enumerate(node.stages):
-        if place == 0 and (takes_gradients(tree, scope) or not is_stage(e, tree, scope)):
+        if place == 0 and (takes_gradients(tree, scope) or not is_stage(tree, scope)):
             stages.append(v.Live(tree, scope))
             continue
         stages.append(stage_value(e, tree, scope))
@@ -168,7 +171,7 @@ def stage_value(e: Elaborator, tree: s.Expr, scope: Scope) -> Any:
     )  # fmt: skip
 
 
-def is_stage(e: Elaborator, tree: s.Expr, scope: Scope) -> bool:
+def is_stage(tree: s.Expr, scope: Scope) -> bool:
     """Whether an expression is a stage by its name alone, so that a live objective is not evaluated too early."""
     while isinstance(tree, s.Call | s.Guarded | s.Alternatives | s.Group | s.Chain):
         if isinstance(tree, s.Alternatives | s.Chain):

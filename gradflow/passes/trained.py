@@ -67,18 +67,18 @@ def leaves_of(parts: tuple[Trained, ...]) -> tuple[Leaf, ...]:
     return tuple(leaf for part in parts for leaf in part.leaves(f"{part.model.name}." if len(parts) > 1 else ""))
 
 
-def all_trained(e: Elaborator, targets: tuple[s.Target, ...], scope: Scope) -> tuple[Trained, ...]:
+def all_trained(targets: tuple[s.Target, ...], scope: Scope) -> tuple[Trained, ...]:
     """The flow's targets, each model once, in the order in which they are named."""
     found: dict[str, Trained] = {}
     for target in targets:
-        one = trained(e, target, scope)
+        one = trained(target, scope)
         known = found.get(one.model.name, one)
         places = None if known.places is None or one.places is None else tuple(sorted({*known.places, *one.places}))
         found[one.model.name] = replace(one, places=places)
     return tuple(found.values())
 
 
-def trained(e: Elaborator, target: s.Target, scope: Scope) -> Trained:
+def trained(target: s.Target, scope: Scope) -> Trained:
     """The model that a flow's target names, and which of its leaves: `net`, or `net.scale` for those whose name ends so. Raises Mistake."""
     head_, _, rest = target.name.partition(".")
     found, value = scope.local(head_)

@@ -1,8 +1,10 @@
-"""The words by which statements are called in messages."""
+"""The words by which statements are called in messages, and the message about one that stands where it means nothing."""
 
 from __future__ import annotations
 
 from gradflow.language import syntax as s
+from gradflow.language.diagnostics import Mistake, mistake
+from gradflow.passes.suggestions import head
 
 WORDS: dict[type, str] = {
     s.Doc: "doc", s.Input: "input", s.Vary: "vary", s.State: "state", s.Minimize: "minimize", s.SubjectTo: "subject to", s.ReportAs: "report",
@@ -12,15 +14,18 @@ WORDS: dict[type, str] = {
 
 
 def statement_word(statement: s.Statement) -> str:
-    if isinstance(statement, s.Require):
-        return statement.kind
-    if isinstance(statement, s.Declare):
+    if isinstance(statement, s.Require | s.Declare):
         return statement.kind
     if isinstance(statement, s.Bare):
         return statement.word
     if isinstance(statement, s.Bind):
         return statement.op
     return WORDS[type(statement)]
+
+
+def misplaced(statement: s.Statement, place: str, why: str, fix: str) -> Mistake:
+    word = statement_word(statement)
+    return mistake("E0501", head(statement.span, word), f"`{word}` has no place {place}", why=why, fix=fix)
 
 
 def expression_text(node: s.Node) -> str:

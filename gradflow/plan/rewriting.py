@@ -63,7 +63,8 @@ def rewritten(program: Program, rewrite: Rewrite) -> Program:
         return with_regions(one, rewrite) if isinstance(one, Act) else replace(one, region=rewrite(one.region))
 
     def periodic(one: Periodic) -> Periodic:
-        return replace(one, region=rewrite(one.region))
+        calls = tuple(with_regions(Draw("", call), rewrite).call for call in one.calls)  # type: ignore[union-attr]
+        return replace(one, region=rewrite(one.region), calls=calls)
 
     def phase(one: Phase) -> Phase:
         final = periodic(one.final) if one.final is not None else None

@@ -209,7 +209,7 @@ class LoopDoc(Doc):
 
     kind: Literal["loop"]
     id: str
-    count: Annotated[int, Field(ge=1, le=4096)]
+    count: Annotated[int, Field(ge=0, le=4096)]
     actions: tuple[Annotated[DrawDoc | LoopDoc, Field(discriminator="kind")], ...]
     start: RegionDoc
     next: RegionDoc

@@ -137,8 +137,7 @@ def messages(region: Region, found: Mapping[int, Node | None]) -> Iterator[Node]
 
 def of_report(block: Periodic, private: Private) -> Iterator[Leak]:
     for call in block.calls:
-        if any(private.data.get(name) == split for name, split in call.data.values()):
-            private.sources.add(("world", call.id))
+        of_act(Draw("", call), private)
     found = private.below(block.region, False)
     for name, node in block.region.results:
         if node.id in found:

@@ -12,6 +12,7 @@ from gradflow.language.diagnostics import Label, mistake
 from gradflow.passes import values as v
 from gradflow.passes.differentiate import NotDifferentiable
 from gradflow.passes.scope import Scope
+from gradflow.passes.stage_calls import looks
 from gradflow.privacy.per_sample import NotPerSample, per_sample
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def asked_per(body: StageBody, axis: s.Expr, named: Mapping[str, s.Expr], node: 
             why="a stage stands between it and the objective", fix=f"put `{body.stage.name}` first, behind the objective",
         )  # fmt: skip
     point = body.e.tensor(body.e.evaluate(named["at"], scope)) if "at" in named else body.point
-    fresh = body.fresh + body.looks(named["fresh"], scope) if "fresh" in named else body.fresh
+    fresh = body.fresh + looks(body.e, named["fresh"], scope) if "fresh" in named else body.fresh
     with body.e.at(flow=""), body.e.placed(None):
         value, present = body.up.per(None if point is None else body.flat(point), fresh, axis.id)
     return body.view(value) if "per" in named else present

@@ -15,9 +15,10 @@ from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
 from gradflow.language.diagnostics import mistake
 from gradflow.library.catalogue import FieldSpec, catalogue
+from gradflow.library.records import MOVERS
 from gradflow.passes import values as v
-from gradflow.passes.suggestions import head
 from gradflow.procedures.acts import Draw, Hold, Text, WorldCall
+from gradflow.procedures.domains import takes_one
 
 if TYPE_CHECKING:
     from gradflow.passes.expressions import Elaborator
@@ -35,7 +36,9 @@ class Batch(v.Record):
     data: v.Data | None = None
 
 
-def spec_of(node: Node) -> FieldSpec:
+def spec_of(node: Node | float) -> FieldSpec:
+    if not isinstance(node, Node):
+        return FieldSpec("bool" if isinstance(node, bool) else "int" if isinstance(node, int) else "real", ())
     target = (node.type.target.name, node.type.target.size) if node.type.target is not None else None
     return FieldSpec(node.type.base, tuple((axis.name, axis.size) for axis in node.type.axes), target)
 
@@ -54,7 +57,7 @@ def declared(value: Any, wanted: str = "data") -> Any:
     if isinstance(value, v.Model | v.Data):
         return value.spec
     if isinstance(value, v.Record):
-        return {name: spec_of(node) for name, node in (*value.fields.items(), *value.texts.items()) if isinstance(node, Node)}
+        return {name: spec_of(x) for name, x in (*value.fields.items(), *value.texts.items()) if isinstance(x, Node | bool | int | float)}
     if isinstance(value, Node) and value.type.base == "text":
         return spec_of(value)
     return None if value is v.NONE else value
@@ -78,6 +81,8 @@ def world_call(e: Elaborator, name: str, node: s.Call, arguments: dict[str, Any]
             why="a formula `=` is read any number of times; what acts is done once a unit, and held",
             fix=f"bind it by itself: `{example}`",
         )  # fmt: skip
+    if name in MOVERS and not any(isinstance(x, v.Record) for x in arguments.values()):
+        return v.NONE
     key = f"{name}{e.calls}"
     e.calls += 1
     scalar = isinstance(fields, FieldSpec)
@@ -121,6 +126,11 @@ def _sorted(
         elif isinstance(value, Node) and value.type.base == "text":
             texts[name] = text_of(value)
         elif isinstance(value, Node):
+            if value.type.axes and takes_one(primitive, name):
+                raise mistake(
+                    "E0402", e.ops.span, f"`{name}` of `{primitive}` is one value, this is {v.kind_name(value)}",
+                    why="it holds for the whole call", fix="reduce it, `mean(..)`, or call once for each: `repeat round: 4 { .. }`",
+                )  # fmt: skip
             inputs[name] = value
         else:
             options[name] = value
@@ -138,7 +148,22 @@ def rows_where(e: Elaborator, record: v.Record, node: s.Index, scope: Scope) -> 
             "E0310", node.args[0].span, "rows of a record are chosen by a truth value for each of them",
             why=f"this is {v.kind_name(condition)}", fix="give one along `sample` or `prompt`: `samples[samples.finished]`",
         )  # fmt: skip
-    arguments = {"record": record, "mask": condition, "over": condition.type.axes[0].name}
+    axis = condition.type.axes[0]
+    if not any(isinstance(x, Node) and x.type.has(axis.name) for x in (*record.fields.values(), *record.texts.values())):
+        maps = {x.type.target.name: n for n, x in record.fields.items() if isinstance(x, Node) and x.type.target is not None}
+        own = maps.get(axis.name)
+        fix = f"ask by each row's own: `x[mask[{axis.name}: x.{own}]]`" if own is not None else "ask this record: `x[x.reward > 0]`"
+        raise mistake(
+            "E0310", node.args[0].span, f"nothing in this record lies along `{axis.name}`",
+            why="rows are chosen along an axis that the record has: `sample`, or `prompt` with all its samples", fix=fix,
+        )  # fmt: skip
+    sizes = {own.size for x in record.fields.values() if isinstance(x, Node) for own in x.type.axes if own.name == axis.name} - {None, axis.size}
+    if axis.size is not None and sizes:
+        raise mistake(
+            "E0310", node.args[0].span, f"a truth value for each of {next(iter(sizes))} entries along `{axis.name}` is needed, these are {axis.size}",
+            why="the condition is of another record", fix="ask this record: `x[x.reward > 0]`",
+        )  # fmt: skip
+    arguments = {"record": record, "mask": condition, "over": axis.name}
     return acted(e, "pick", s.Call(node.span, node.value, ()), arguments, scope)
 
 
@@ -180,29 +205,38 @@ def actions_of(e: Elaborator, name: str, value: Any, acts: list[Any], held: Call
 
 
 def does_act(statements: Any, scope: Scope, seen: set[str] | None = None) -> bool:
-    """Whether statements call primitives that act on the world, themselves or through functions that they call."""
+    """Whether statements, or functions that they call, call primitives that act on the world, choose rows of records, or keep state."""
     seen = set() if seen is None else seen
     parts = [part for one in statements for part in s.walk(one)]
     own = {target.name for part in parts if isinstance(part, s.Bind) and part.op != "<-" for target in part.targets}
+    if any(isinstance(part, s.State) or _of_rows(part, scope, own) for part in parts):
+        return True
     for name in dict.fromkeys(part.callee.id for part in parts if isinstance(part, s.Call) and isinstance(part.callee, s.Name)):
         here, value = scope.local(name)
         found = (value.definition, value.scope.module) if isinstance(value, v.Function) else None if here or name in own else scope.find(name)
         if found is not None:
             fresh = found[0].name not in seen
             seen.add(found[0].name)
-            if fresh and found[0].kind == "function" and does_act(found[0].body or (), found[1].scope(), seen):
+            inside = (*(found[0].body or ()), *([found[0].value] if found[0].value is not None else []))
+            if fresh and found[0].kind == "function" and does_act(inside, found[1].scope(), seen):
                 return True
         elif not here and name not in own and name in catalogue() and catalogue()[name].kind == "call" and name != "score":
             return True
     return False
 
 
-def misplaced_choice(statement: s.When) -> Exception:
-    return mistake(
-        "E0501", head(statement.span, "when"), "what acts on the world cannot stand in a `when`",
-        why="a call is made or is not in the text; how many rows it works on is what is computed",
-        fix="choose rows instead: `sample(policy, tasks[condition], ..)`",
-    )  # fmt: skip
+def whole(scope: Scope) -> bool:
+    """Whether the function around acts and says of no input along which axes it lies: what it reduces it reduces whole, as a pipeline does."""
+    body = getattr(scope.local("#definition")[1], "body", None) or ()
+    inputs = [option for one in body if isinstance(one, s.Input) for option in one.type.options]
+    return all(option.axes is None for option in inputs) and does_act(body, scope)
 
 
-__all__ = ["Batch", "acted", "actions_of", "declarations", "does_act", "rows_where", "world_call"]
+def _of_rows(part: Any, scope: Scope, own: set[str]) -> bool:
+    """`x[mask]` of a record."""
+    base = part.value if isinstance(part, s.Index) else None
+    value = scope.local(base.id)[1] if isinstance(base, s.Name) and base.id not in own else None
+    return isinstance(value, v.Record) and value.value is None
+
+
+__all__ = ["Batch", "acted", "actions_of", "declarations", "does_act", "rows_where", "whole", "world_call"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradflow.graph.graph import Node
+from gradflow.language.diagnostics import mistake
 from gradflow.procedures.acts import WorldCall
 
 Path = tuple[str, ...]
@@ -23,6 +24,11 @@ def asked(sources: Iterable[Node], calls: Sequence[WorldCall]) -> tuple[tuple[Wo
     found: list[WorldCall] = []
     for call in reversed(calls):
         if any(path[:2] == ("world", call.id) for path in read):
+            if not isinstance(call, WorldCall):
+                raise mistake(
+                    "E0501", call.span, "a loop that acts has no place in a report", why="reports make single calls, and hold nothing",
+                    fix="bind it, `x ~ f(..)`, in the pipeline or the `train` block, and report of `x`",
+                )  # fmt: skip
             found.append(call)
             read.update(read_by(call))
     return tuple(reversed(found)), read

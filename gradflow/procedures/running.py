@@ -56,7 +56,7 @@ class Carrier:
     def _loop(self, act: Loop, passes: tuple[int, ...]) -> None:
         record = self.world.records[act.id] = {name: self._nothing(type_) for name, type_ in act.empty.items()}
         self._carry(act, act.start, 0)
-        for number in range(1 if self.blind else act.count):
+        for number in range(min(act.count, 1) if self.blind else act.count):
             record["pass"] = torch.tensor(number, device=self.store.device)
             if act.until is not None and not self.blind and bool(self.evaluate(act.until, act.span)["until"]):
                 break

@@ -20,6 +20,8 @@ from gradflow.runtime.events import Event, Report, RunFinished, Value
 from gradflow.runtime.executor import Options, Run
 from gradflow.runtime.run_folder import RunFolder
 
+KINDS = {"int": numpy.int64, "bool": numpy.bool_}
+
 
 class Running:
     """The events of a run, to be gone through once; `reports` and `parameters` show what there is so far."""
@@ -55,6 +57,12 @@ class Running:
 
 def run_reports(program: Program, inputs: Mapping[str, Any], backend: str) -> dict[str, numpy.ndarray]:
     """All that a run reports, in float64: what is reported again and again stacked along time, first axis; what is reported at the end as it is."""
+    never: dict[str, numpy.ndarray] = {
+        name: numpy.zeros((0, *(axis.size or 0 for axis in node.type.axes)), KINDS.get(node.type.base, numpy.float64))
+        for phase in program.phases
+        for block in phase.periodic
+        for name, node in block.region.results
+    }
     series: dict[str, list[Any]] = {}
     last: dict[str, Any] = {}
     for event in Run(program, Options(backend=backend, precision="float64"), inputs).events():
@@ -63,7 +71,7 @@ def run_reports(program: Program, inputs: Mapping[str, Any], backend: str) -> di
         elif isinstance(event, Report):
             for name, value in event.values.items():
                 series.setdefault(name, []).append(value)
-    return {name: numpy.asarray(value) for name, value in (series | last).items()}
+    return never | {name: numpy.asarray(value) for name, value in (series | last).items()}
 
 
 def run(program: Program, inputs: Mapping[str, Any] | None = None, folder: Path | str | None = None, **options: Any) -> Running:

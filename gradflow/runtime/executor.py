@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import gradflow
@@ -38,14 +37,12 @@ from gradflow.procedures.figures import rollout_figures
 from gradflow.procedures.running import Carrier
 from gradflow.runtime import random
 from gradflow.runtime.batches import Batches
-from gradflow.runtime.checkpoints import Checkpoint, place_of, write_checkpoint
+from gradflow.runtime.checkpoints import Checkpoint
 from gradflow.runtime.clocks import Clocks
-from gradflow.runtime.cuts import grouping, pieces
+from gradflow.runtime.cuts import Cut, cut_together, grouping, minibatches
 from gradflow.runtime.devices import deterministic, dropout_of, pick_device, seeded
 from gradflow.runtime.events import (
-    METRICS,
     SCHEMA,
-    CheckpointWritten,
     Event,
     Learnt,
     Report,
@@ -56,14 +53,15 @@ from gradflow.runtime.events import (
     RunStopped,
     UnitDone,
 )
-from gradflow.runtime.files import flush, trouble
 from gradflow.runtime.finite import FiniteWatch
 from gradflow.runtime.options import PLAIN, Options
 from gradflow.runtime.phases import PhasePlan, plan_phase, regions_of
 from gradflow.runtime.ranks import Ranks
+from gradflow.runtime.reading import reader, samples_of
 from gradflow.runtime.regions import Lowered, Regions, failures, sources_of
-from gradflow.runtime.snapshots import parts_of, put_back, state_of, tensors_of
-from gradflow.runtime.state import PRECISIONS, Store, dtype_of
+from gradflow.runtime.saving import Saver
+from gradflow.runtime.snapshots import put_back
+from gradflow.runtime.state import PRECISIONS, Store
 from gradflow.runtime.tally import Tally
 from gradflow.runtime.world import World
 from gradflow.schedules.rows import attach
@@ -125,12 +123,12 @@ class Run:
         self.ticking: dict[str, EventRunner] = {}  # of the phase at hand, the flows whose nodes act at events
         self.looked: dict[str, Tensor] = {}  # what their nodes hold at the moment of a report
         self.stopping = self._halted = False  # this process was asked to stop; all processes do
-        self.save_every, self.resume = save_every, resume
+        self.resume = resume
+        self.saver = Saver(self, save_every)
         self.phase, self.closed = 0, False  # the phase at hand, and whether its last report was made
         self.told = 0  # events so far, without the head of a run that goes on
         self.seconds = 0.0  # spent before this process took over
-        self._began = self._saved_at = time.perf_counter()
-        self._saved: tuple[int, int, bool] | None = None
+        self._began = time.perf_counter()
         self._within = resume is not None  # the first phase to carry out has begun already
         self._available: dict[int, Region] = {}
 
@@ -164,25 +162,25 @@ class Run:
                 if self.resume is not None:
                     put_back(self, plans, self.resume)
                     self.resume.tensors.clear()  # the run has its own by now
-                    self._saved = self._place(plans)
+                    self.saver.begin(plans)
                     yield RunResumed(self.clocks.tick, str(self.resume.path), self.told)
-                self._saved_at = time.perf_counter()
+                self.saver.at = time.perf_counter()
                 for plan in plans[self.phase :]:
                     yield from self._phase(plan, plans)
                     if self.halted and (plan is not plans[-1] or self.clocks.t < plan.count):
-                        yield from self._checkpoint(plans)
-                        yield RunStopped(self.clocks.tick, True, self._elapsed(), self.sending.totals())
+                        yield from self.saver.write(plans)
+                        yield RunStopped(self.clocks.tick, True, self.elapsed(), self.sending.totals())
                         return
-                yield from self._checkpoint(plans)
+                yield from self.saver.write(plans)
             except MissingExtra as error:
                 raise RunFailed(str(error)) from None
             except KeyboardInterrupt:
-                yield RunStopped(self.clocks.tick, False, self._elapsed(), self.sending.totals())
+                yield RunStopped(self.clocks.tick, False, self.elapsed(), self.sending.totals())
                 return
             spent: Mapping[str, float] = self.guard.spent(self.clocks.executed) if self.guard is not None else {}
-            yield RunFinished(self.clocks.tick, self._elapsed(), dict(self.learnt.values), spent, self.sending.totals())
+            yield RunFinished(self.clocks.tick, self.elapsed(), dict(self.learnt.values), spent, self.sending.totals())
 
-    def _elapsed(self) -> float:
+    def elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._began
 
     def _prepare(self) -> list[PhasePlan]:
@@ -245,16 +243,15 @@ class Run:
                 return
             over = self.guard and self.guard.stop(self.clocks.executed, {flow.flow: plan.updates for flow in plan.flows})
             if over:
-                yield from self._checkpoint(plans)
+                yield from self.saver.write(plans)
                 raise over
             self.clocks.t += plan.stride
             yield from self._unit(plan)
             asked = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
-            overdue = self.save_every is not None and time.perf_counter() - self._saved_at >= self.save_every
             with failures(plan.phase.span):
-                self._halted, due = self.ranks.agree(self.stopping, asked or overdue)
+                self._halted, due = self.ranks.agree(self.stopping, asked or self.saver.overdue)
             if due:
-                yield from self._checkpoint(plans)
+                yield from self.saver.write(plans)
         if plan.phase.final is not None and not self.closed:
             yield from self._report(plan, plan.phase.final)
         self.closed = True
@@ -266,7 +263,7 @@ class Run:
             if update.events is None:
                 continue
             check_data(update, self.program)
-            read, unit = self._reader(update.flow, None, False), plan.phase.unit
+            read, unit = reader(self, update.flow, None, False), plan.phase.unit
             runner = self.ticking[update.flow] = self.ranks.events(update, self.regions, self.store, read, self.clocks.seed, plan.index, unit)
             if self.clocks.t:
                 runner.rewind(self.clocks.t, self.clocks.t == self.clocks.t_end)
@@ -286,7 +283,8 @@ class Run:
                 self.clocks.visit = first + number
                 self.batches.at(self.clocks.seed, self.clocks.visit)
                 for action in group:
-                    self._change(action, cut, tally)
+                    with cut_together(plan.minibatches, action, self.held):
+                        self._change(action, cut, tally)
                 if group is plan.last_group:
                     for every in plan.due(self.clocks.t, number + 1):
                         yield from self._report(plan, every.periodic)
@@ -312,40 +310,29 @@ class Run:
     def _hold(self, action: Act) -> None:
         self.acts.do(action)
 
-    def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Tensor | None]:
+    def _cuts(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Iterator[Cut | None]:
         """For each update of the unit the samples that it sees of what was drawn; None: all. What is taken once a rollout is taken here."""
         for action in group:
             if isinstance(action, Update) and action.rollout is not None:
-                results = self._run(action.rollout, action.span, action.flow)
+                with cut_together(plan.minibatches, action, self.held):
+                    results = self._run(action.rollout, action.span, action.flow)
                 self.taken[action.flow] = {name.split("/")[1]: value.clone() for name, value in results.items()}
-        samples = self._samples(group) if plan.minibatches > 1 else 0
-        if not samples:
+        readers: dict[int, list[Update | Assign]] = {}
+        for action in group if plan.minibatches > 1 else ():
+            for samples in samples_of(self, action):
+                readers.setdefault(samples, []).append(action)
+        if readers:
+            owners = {samples: self._owner(plan, tuple(found)) for samples, found in readers.items()}
+            yield from minibatches(plan, owners, self.clocks, self.device)
+        else:
             yield from [None] * plan.updates
-            return
-        owner = self._owner(plan, group)
-        found = samples if owner is None else int(owner.max()) + 1
-        if found < plan.minibatches:
-            what = "samples" if owner is None else "groups, which an update needs whole,"
-            raise RunFailed(f"{found} {what} cannot be cut into {plan.minibatches} minibatches", plan.phase.span)
-        for epoch in range(plan.updates // plan.minibatches):
-            key = random.key(self.clocks.seed, "minibatches", self.clocks.tick, epoch)
-            yield from pieces(key, samples, plan.minibatches, owner, self.device)
 
     def _owner(self, plan: PhasePlan, group: tuple[Update | Assign, ...]) -> Tensor | None:
         """The group of each sample, numbered through, where one of these updates sums by group or whole groups are asked for."""
         index = grouping((action.region for action in group), plan.phase.settings.get("whole", ""), self.held)
         return None if index is None else self.held[index].unique(return_inverse=True)[1]
 
-    def _samples(self, group: tuple[Update | Assign, ...]) -> int:
-        """How many samples were drawn; 0 where the group reads none."""
-        for action in group:
-            read = self._reader(action.flow if isinstance(action, Update) else "", None, True)
-            for source in self.regions.lowered(action.region, True, action.span).sources:
-                if source["kind"] in ("held", "rollout") and source.type.has("sample"):
-                    return int(read(source).shape[source.type.names.index("sample")])
-        return 0
-
-    def _change(self, action: Update | Assign, cut: Tensor | None, tally: Tally) -> None:
+    def _change(self, action: Update | Assign, cut: Cut | None, tally: Tally) -> None:
         """One update of one flow, or one assignment to a model."""
         flow = action.flow if isinstance(action, Update) else ""
         if flow in self.ticking:
@@ -355,7 +342,7 @@ class Run:
                 self.ticking[flow].settle()
         lowered = self.regions.lowered(action.region, True, action.span)
         with self._dropout(flow):
-            results = self.regions.run(lowered, self._reader(flow, cut, True), action.span)
+            results = self.regions.run(lowered, reader(self, flow, cut, True), action.span)
         kept = {name: value for name, value in results.items() if name.startswith(("param/", "state/"))}
         if isinstance(action, Assign):
             self.store.write(kept)
@@ -377,39 +364,9 @@ class Run:
 
     def _run(self, region: Region, span: Span | None = None, flow: str = "") -> dict[str, Tensor]:
         lowered: Lowered = self.regions.lowered(region, span=span) if span else self.regions.lowered(region)
-        return self.regions.run(lowered, self._reader(flow, None, False), *((span,) if span else ()))
+        return self.regions.run(lowered, reader(self, flow, None, False), *((span,) if span else ()))
 
-    def _reader(self, flow: str, cut: Tensor | None, updating: bool) -> Callable[[Node], Any]:
-        """Where the sources of a region have their values, for one evaluation."""
-
-        def read(source: Node) -> Any:
-            kind, path = source["kind"], source["path"]
-            if kind in ("param", "state"):
-                if self.looked and "/".join((kind, *path)) in self.looked:
-                    return self.looked["/".join((kind, *path))]
-                return self.store.read(kind, path)
-            if kind == "clock":
-                return self.clocks.read(path, updating)
-            if kind == "data":
-                return self.ranks.fitted(self.batches.read(path), source.type)
-            if kind == "input":
-                return self._input(path[0], source)
-            if kind == "world":
-                return self.world.records[path[0]][path[1]]
-            value = self.held[path] if kind == "held" else self.taken[flow][path[0]]
-            value = self.ranks.fitted(value, source.type)
-            if cut is not None and source.type.has("sample"):
-                return value.index_select(source.type.names.index("sample"), cut)
-            return value
-
-        return read
-
-    def _input(self, name: str, source: Node) -> Tensor:
-        value = self.inputs[name]
-        value = value(self.clocks.tick) if callable(value) else value
-        return self.ranks.fitted(torch.as_tensor(value, dtype=dtype_of(source.type.base, self.store.real), device=self.device), source.type)
-
-    # ---- reports and checkpoints
+    # ---- reports
 
     def _report(self, plan: PhasePlan, block: Periodic, first: bool = False) -> Iterator[Event]:
         """Evaluates reports with the models as they are used, not trained (no dropout). `first`: only what can be known before any draw."""
@@ -435,6 +392,7 @@ class Run:
 
     def _known(self, block: Periodic) -> Region:
         """The reports that do not wait for something to be drawn."""
+        region = block.region
 
         def known(node: Node) -> bool:
             read = asked(Region((("", node),)).sources(), block.calls)[1]
@@ -446,26 +404,3 @@ class Run:
             results = tuple((name, node) for name, node in region.results if known(node))
             self._available[key] = region if len(results) == len(region.results) else Region(results, (), region.name)
         return self._available[key]
-
-    def _place(self, plans: list[PhasePlan]) -> tuple[int, int, bool]:
-        """What tells one checkpoint from another: units done, the phase, and whether its last report was made, where there is one."""
-        return self.clocks.tick, self.phase, self.closed and plans[self.phase].phase.final is not None
-
-    def _checkpoint(self, plans: list[PhasePlan]) -> Iterator[Event]:
-        """Writes one, unless this place has one. What was told before is flushed first, so that it is on the disk when the checkpoint is."""
-        if self.folder is None or not plans or self._saved == self._place(plans):
-            return
-        try:
-            tensors, temporary = tensors_of(self), None
-            if parts := parts_of(self):
-                temporary = self.ranks.write_parts(self.folder, self.clocks.tick, parts, self.device)
-            if self.ranks.rank == 0:
-                metrics = self.folder / METRICS
-                if metrics.exists():
-                    flush(metrics)
-                write_checkpoint(self.folder, self.clocks.tick, tensors, state_of(self, plans, self._elapsed()), temporary=temporary)
-        except OSError as error:
-            after = f"the one before it holds; then go on with `gradflow run --resume {self.folder}`"
-            raise RunFailed(f"no checkpoint after {self.clocks.tick} units: {trouble(error)}; {after}") from error
-        self._saved, self._saved_at = self._place(plans), time.perf_counter()
-        yield CheckpointWritten(self.clocks.tick, str(place_of(self.folder, self.clocks.tick)))

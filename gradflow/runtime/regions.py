@@ -48,12 +48,11 @@ def sources_of(region: Region) -> list[Node]:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A region ready to be called. `donated`: its parameters and states are written in place."""
+    """A region ready to be called."""
 
     region: Region
     sources: tuple[Node, ...]
     call: Callable[[Mapping[Key, Any]], Mapping[str, Any]]
-    donated: bool
 
     @property
     def reads(self) -> frozenset[str]:
@@ -77,7 +76,7 @@ class Regions:
         if known is None:
             donate = donate and self.backend == "torch"
             with failures(span, region.name):
-                known = Lowered(region, tuple(sources_of(region)), self._lower(region, donate), donate)
+                known = Lowered(region, tuple(sources_of(region)), self._lower(region, donate))
             self._lowered[id(region)] = known
         return known
 

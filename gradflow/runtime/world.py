@@ -17,6 +17,7 @@ from gradflow.library.catalogue import catalogue
 from gradflow.library.text_tasks import Tasks
 from gradflow.plan.program import Program
 from gradflow.procedures.acts import WorldCall
+from gradflow.procedures.domains import fitting
 from gradflow.runtime.batches import Batches
 from gradflow.runtime.events import RunFailed
 from gradflow.runtime.regions import failures
@@ -63,7 +64,7 @@ class World:
         with failures(call.span, call.primitive), torch.no_grad():
             arguments |= {name: self.model(model, call) for name, model in call.models.items()}
             arguments |= {name: self.tasks(data, split) for name, (data, split) in call.data.items()}
-            self._give(arguments, {**given, **{name: self.texts[text.path] for name, text in call.texts.items()}})
+            self._give(call.primitive, arguments, {**given, **{name: self.texts[text.path] for name, text in call.texts.items()}})
             result = self.within(list(call.models.values()), lambda: primitive(**arguments))
         found = self._tensors(call, {"value": result} if call.scalar else result)
         if call.models and "mask" in found:
@@ -71,8 +72,8 @@ class World:
         self.records[call.id] = found
         return found
 
-    def _give(self, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
-        """Adds what was computed: options, records field by field, rows of tasks."""
+    def _give(self, primitive: str, arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
+        """Adds what was computed: options, records field by field, rows of tasks. Raises ValueError where an option is outside of its domain."""
         for name, value in given.items():
             parameter, _, field = name.partition("/")
             if isinstance(arguments.get(parameter), Tasks):
@@ -80,7 +81,7 @@ class World:
             elif field:
                 arguments.setdefault(parameter, {})[field] = value
             else:
-                arguments[parameter] = value.item() if isinstance(value, Tensor) and not value.ndim else value
+                arguments[parameter] = fitting(primitive, parameter, value.item() if isinstance(value, Tensor) and not value.ndim else value)
 
     def within(self, models: list[str], use: Callable[[], Any]) -> Any:
         """Carries out `use` while the parameters of these models are there for it."""

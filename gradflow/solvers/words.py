@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradflow.builtins.arguments import Arguments
-from gradflow.builtins.functions import builtin, linalg
+from gradflow.builtins.matrices import linalg
+from gradflow.builtins.table import builtin
 from gradflow.graph.graph import Node
 from gradflow.graph.types import Axis, Type
 from gradflow.language import syntax as s
@@ -206,15 +207,8 @@ _solver("scs", "For `solve(.., by: ..)`: a first-order method, for large problem
 def solve(a: Arguments) -> Any:
     from gradflow.solvers.problem import encoded
 
-    problem = a.raw(0)
-    if not isinstance(problem, Problem):
-        raise mistake(
-            "E0301",
-            a.places[0].span,
-            f"`solve` needs a problem, this is {v.kind_name(problem)}",
-            why="a problem is an objective that varies something",
-            fix="an `objective` with a line `vary x : ..`",
-        )
+    why, fix = "a problem is an objective that varies something", "an `objective` with a line `vary x : ..`"
+    problem = a.of_kind(0, Problem, "a problem", why, fix)
     by = a.option("by", Solver("clarabel"))
     if not isinstance(by, Solver):
         raise mistake(

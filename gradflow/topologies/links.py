@@ -51,7 +51,7 @@ class TopologyBody(Body):
         self.given.add(statement.value.id)
 
 
-def build_topology(e: Elaborator, definition: s.Definition, scope: Scope, span: Any) -> v.Topology:
+def build_topology(e: Elaborator, definition: s.Definition, scope: Scope) -> v.Topology:
     text = definition.name
     if definition.value is not None:
         value = e.evaluate(definition.value, scope)

@@ -61,7 +61,7 @@ def check_reversible(e: Elaborator, statement: s.Require, tree: s.Call, scope: S
     """`require reversible(p)`: law_i p_ij = law_j p_ji for the stationary law of a walk that is known when the spec is compiled."""
     import numpy
 
-    from gradflow.builtins.functions import linalg
+    from gradflow.builtins.matrices import linalg
     from gradflow.graph.types import Type
 
     p = e.evaluate(tree.args[0].value, scope) if tree.args else None

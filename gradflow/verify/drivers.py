@@ -20,6 +20,7 @@ from gradflow.passes import values as v
 from gradflow.passes.calls import applied, bind_parameters, with_bound
 from gradflow.passes.expressions import Elaborator
 from gradflow.passes.functions import run_function
+from gradflow.passes.parameters import number_misfit, type_text
 from gradflow.passes.scope import Module
 from gradflow.passes.stages import Flow, Leaf
 from gradflow.passes.standalone import FLOW, step_region
@@ -37,6 +38,16 @@ def drive(home: Module, name: str, params: Mapping[str, Any], inputs: Arrays, ba
     if definition.kind == "pipeline":
         return drive_pipeline(home, definition, params, inputs, backend)
     return drive_update(home, definition, params, inputs, backend)
+
+
+def check_domain(e: Elaborator, home: Module, statement: s.Input, name: str, value: numpy.ndarray) -> None:
+    """That no number of an input lies outside of what is declared for it. Raises Mistake."""
+    option = statement.type.options[0]
+    for extreme in (value.min(), value.max()) if option.bound is not None and value.size else ():
+        problem = number_misfit(e, option, extreme.item(), home.scope())
+        if problem:
+            why = f"its domain is `{type_text(statement.type)}`"
+            raise mistake("E0402", statement.span, f"`{name}` cannot hold {extreme:g}", label=problem, why=why)
 
 
 def lowered(region: Region, backend: str) -> Any:
@@ -135,6 +146,7 @@ def drive_function(home: Module, definition: s.Definition, params: Mapping[str, 
     sizes: dict[str, int] = {}
     spread: set[str] = set()  # the axes along which a series was stacked
     for statement, name, given in given_inputs(definition, inputs):
+        check_domain(e, home, statement, name, given)
         type_, value = input_type(e, statement, name, given, sizes)
         supplied[name] = e.ops.source(type_, "input", name)
         arrays[("input", name)] = fed(value, backend)
@@ -177,8 +189,7 @@ def _outputs(e: Elaborator, definition: s.Definition, result: Any, supplied: Map
 
 
 def drive_update(home: Module, definition: s.Definition, params: Mapping[str, Any], inputs: Arrays, backend: str) -> dict[str, numpy.ndarray]:
-    start = numpy.asarray(inputs["param_0"], numpy.float64)
-    grads = [inputs[f"grad_{k}"] for k in range(len([n for n in inputs if n.startswith("grad_")]))]
+    start, grads = steps(definition, inputs)
     e = Elaborator()
     bound = bound_parameters(e, definition, home, params)
     value = applied(e, with_bound(e, definition, home.scope(), bound, definition.span), definition.span)
@@ -194,7 +205,7 @@ def drive_update(home: Module, definition: s.Definition, params: Mapping[str, An
     param = fed(start.reshape(-1), backend)
     for k, grad in enumerate(grads):
         clocks = {("clock", "t", FLOW): k + 1, ("clock", "t_end", FLOW): len(grads), ("clock", "tick"): k, ("clock", "seed"): 0}
-        flat = fed(numpy.asarray(grad, numpy.float64).reshape(-1), backend)
+        flat = fed(grad.reshape(-1), backend)
         found = run({("param", "leaf"): param, ("input", "grad"): flat, **states, **clocks})
         param = found["param/leaf"]
         states = {key: found["/".join(key)] for key in states}
@@ -204,6 +215,22 @@ def drive_update(home: Module, definition: s.Definition, params: Mapping[str, An
             outputs[short] = numpied(found[name])
             outputs[f"{short}_{k + 1}"] = outputs[short]
     return outputs
+
+
+def steps(definition: s.Definition, inputs: Arrays) -> tuple[numpy.ndarray, list[numpy.ndarray]]:
+    """The parameter to start from, and the gradient of each step."""
+    names = ["param_0", *(f"grad_{k}" for k in range(sum(name.startswith("grad_") for name in inputs)))]
+    for name in names:
+        if name not in inputs:
+            raise mistake(
+                "E0205", definition.name_span, f"`{name}` is missing", why="an update is given `param_0` and `grad_0`, `grad_1`, .., one a step"
+            )
+    start, *grads = (numpy.asarray(inputs[name], numpy.float64) for name in names)
+    for name, grad in zip(names[1:], grads, strict=True):
+        if grad.shape != start.shape:
+            why = f"it has the shape {list(grad.shape)}, `param_0` has {list(start.shape)}"
+            raise mistake("E0302", definition.name_span, f"`{name}` is no gradient of this parameter", why=why)
+    return start, grads
 
 
 def update_region(e: Elaborator, value: Any, shape: tuple[int, ...]) -> tuple[Region, Flow]:
@@ -236,6 +263,7 @@ def drive_pipeline(home: Module, definition: s.Definition, params: Mapping[str, 
     arrays: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     for statement, name, given in given_inputs(definition, inputs):
+        check_domain(e, home, statement, name, given)
         type_, value = input_type(e, statement, name, given, sizes, whole=True)
         bound[f"#{name}"] = type_
         arrays[name] = value

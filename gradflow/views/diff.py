@@ -7,15 +7,16 @@ as trees of operations. Where two trees differ in numbers alone the numbers are 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 from gradflow.graph.graph import Node, Region
-from gradflow.plan.program import Program, Update
+from gradflow.plan.program import Program, StatePlan, Update
 from gradflow.plan.rewriting import optimized
-from gradflow.procedures.acts import Draw, acts_in
+from gradflow.procedures.acts import Act, Draw, Hold, acts_in
 from gradflow.views.plan import summary
 
 VERSION = 1
@@ -129,6 +130,7 @@ def _phase(number: int, before: list[Any], after: list[Any], one: Program, other
             yield Change("settings", f"{key} of {place}", first[key], second[key])
     yield from _named("settings", first["settings"], second["settings"], f"setting of {place},")
     yield from _draws(place, first["draws"], second["draws"])
+    yield from _acts(place, number, one, other)
     for i in range(max(len(first["flows"]), len(second["flows"]))):
         yield from _flow(place, i, first["flows"], second["flows"], _updates(one, number), _updates(other, number), (_held(one), _held(other)))
     if [_without(r) for r in first["reports"]] != [_without(r) for r in second["reports"]] or first["final"] != second["final"]:
@@ -144,6 +146,57 @@ def _draws(place: str, before: list[Any], after: list[Any]) -> Iterator[Change]:
             yield Change("data", f"draw {i + 1} of {place}", one, other)
 
 
+def _acts(place: str, number: int, one: Program, other: Program) -> Iterator[Change]:
+    """What functions that act compute between their calls: options, conditions, what loops carry, what is kept and returned."""
+    trees, kinds = [], []
+    for program in (one, other):
+        found = list(acts_in(program.phases[number].actions))
+        kinds.append([act.call.primitive if isinstance(act, Draw) else type(act).__name__.lower() for act in found])
+        names = _held(program)
+        results = [(f"{i} {what}", node) for i, act in enumerate(found) for what, node in _results(act)]
+        trees.append({what: Tree(node, names, {}) for what, node in results})
+    if kinds[0] != kinds[1]:
+        yield Change("formulas", f"what acts in {place}", kinds[0], kinds[1])
+        return
+    kept = [{f"{name}: {plan.key}": f"{plan.type} from {plan.init:g}" for name, plan in _kept(program, number)} for program in (one, other)]
+    yield from _named("states", kept[0], kept[1], "state")
+    said: set[str] = set()
+    alone = [(what, "there", None) for what in trees[0].keys() - trees[1].keys()] + [
+        (what, None, "there") for what in trees[1].keys() - trees[0].keys()
+    ]
+    for change in (*(Change("formulas", *found) for found in sorted(alone, key=str)), *_compared(place, *trees)):
+        what = _of_a_whole(change.what)
+        if what not in said:  # of a record's fields one speaks for all
+            yield replace(change, what=what)
+        said.add(what)
+
+
+def _kept(program: Program, number: int) -> Iterator[tuple[str, StatePlan]]:
+    names = _held(program)
+    holds = (act for act in acts_in(program.phases[number].actions) if isinstance(act, Hold))
+    return ((names.get(act.flow.removeprefix("~"), ""), plan) for act in holds for plan in act.states)
+
+
+def _of_a_whole(what: str) -> str:
+    """A result's name without the number of its act, which only tells one from another, and without the field of a record."""
+    return re.sub(r"`(\w+)[./][^`]*`", r"`\1`", re.sub(r"(^|in )\d+ ", r"\1", what))
+
+
+def _results(act: Act) -> Iterator[tuple[str, Node]]:
+    if isinstance(act, Draw):
+        yield from (
+            (f"`{name.replace('/', '.')}` of `{act.call.primitive}`", node)
+            for name, node in (act.call.inputs.results if act.call.inputs is not None else ())
+        )
+    elif isinstance(act, Hold):
+        states = {f"state/{act.flow}/{state.key}": f"the state `{state.key}`" for state in act.states}
+        yield from ((states.get(name, f"the field `{name.rpartition('/')[2]}`"), node) for name, node in act.region.results)
+    else:
+        yield from (("the end of the loop", node) for node in (act.until.roots if act.until is not None else ()))
+        for what, region in (("the start of", act.start), ("the next", act.next)):
+            yield from ((f"{what} `{name.rpartition('/')[2]}`", node) for name, node in region.results)
+
+
 def _report_texts(phase: Mapping[str, Any]) -> list[str]:
     blocks = [*phase["reports"], *([phase["final"]] if phase["final"] else [])]
     return [f"every {one['count']} {one['unit']}: {', '.join([*one['values'], *(['checkpoint'] if one['checkpoint'] else [])])}" for one in blocks]
@@ -155,8 +208,15 @@ def _updates(program: Program, number: int) -> list[Update]:
 
 def _held(program: Program) -> dict[str, str]:
     """Draws by their place in the program: their names mean nothing."""
-    names = [action.name for phase in program.phases for action in acts_in(phase.actions) if isinstance(action, Draw)]
-    return {name: f"draw {i}" for i, name in enumerate(dict.fromkeys(names))}
+    found = [action for phase in program.phases for action in acts_in(phase.actions)]
+    names = [name for action in found for name in _fills(action)]
+    return {name: f"draw {i}" for i, name in enumerate(dict.fromkeys(filter(None, names)))}
+
+
+def _fills(act: Act) -> list[str]:
+    if isinstance(act, Hold):
+        return [name.split("/")[1] for name, _ in act.region.results if name.startswith("held/")] or [act.flow.removeprefix("~")]
+    return [act.name] if isinstance(act, Draw) else []
 
 
 def _flow(
@@ -269,8 +329,8 @@ class Tree:
         below = self.rollouts.get(f"rollout/{path[0]}") if kind == "rollout" else None
         if below is not None:
             return self._region(Region((("", below),)), {})
-        if kind == "held":
-            path = (self.held.get(path[0], "held"), *path[1:])
+        if kind == "held" or kind == "state" and path[0][:1] == "~":
+            path = (self.held.get(path[0].removeprefix("~"), "held"), *path[1:])
         if kind == "world":
             path = (f"call {self._place(path[0])}", *path[1:])
         return _digest(f"{kind} {path} {node.type}")

@@ -271,6 +271,23 @@ def order(m: Maker) -> Case:
 
 
 @case
+def nothing(m: Maker) -> Case:
+    """Of no rows, along an axis without entries."""
+    x, by = m.data("x", TOKEN, A), m.index("by", Axis("kind", 3), TOKEN)
+    some, index, columns = m.ops.slice(x, "token", 0, 0), m.ops.slice(by, "token", 0, 0), m.ops.slice(m.data("y", TOKEN, A), "a", 0, 0)
+    none = m.ops.slice(some, "a", 0, 0)
+    results = {f"{op}_none": m.ops.arg_reduce(op, none, "a") for op in ("argmax", "argmin")}
+    results |= {
+        "argmax_rows": m.ops.arg_reduce("argmax", some, "a"),
+        "rank": m.ops.rank(some, ("a",), False),
+        "rank_none": m.ops.rank(none, ("a",), True),
+    }
+    results |= {f"{op}_rows": m.ops.segment(op, some, index, ["token"]) for op in ("sum", "max")}
+    results |= {"sum": m.ops.reduce("sum", some, ["token"]), "all_of_it": m.ops.reduce("sum", x, ["token"])}
+    return m.region(**results, sum_columns=m.ops.segment("sum", columns, by, ["token"]), places=m.ops.gather(columns, by, "token"))
+
+
+@case
 def leaves(m: Maker) -> Case:
     flat, lifted = m.data("flat", PARAM, kind="param"), m.data("lifted", C, PARAM)
     row, col = Axis("row", 4), Axis("col", 5)
@@ -307,6 +324,7 @@ def linear_algebra(m: Maker) -> Case:
     results |= {
         "last": call("eigenvalue", (), symmetric, k=-1),
         "norm": call("spectral_norm", (C,), lifted),
+        "moduli": call("moduli", (Axis("e", 4),), square),
         "inverse": call("pseudo_inverse", (A, B), x),
     }
     results |= {"stationary": call("stationary", size[:1], chain), "diagonal": call("with_diagonal", size, square, m.data("d", size[1]))}

@@ -460,6 +460,9 @@ def test_symmetric_spectra(ops: Operations) -> None:
     same(value(linalg(ops, "eigenvalues", "le", node, descending=True), x=x), expected[:, ::-1])
     same(value(linalg(ops, "eigenvalue", "l", node, k=2), x=x), expected[:, 1])
     same(value(linalg(ops, "eigenvalue", "l", node, k=-1), x=x), expected[:, -1])
+    same(value(linalg(ops, "moduli", "le", node), x=x), -numpy.sort(-numpy.abs(expected)))
+    turn = numpy.array([[0.0, 2.0, 0.0], [-2.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # not symmetric: 2i, -2i, -1
+    same(value(linalg(ops, "moduli", "e", real(ops, "ij")), x=turn), [2.0, 2.0, 1.0])
     vectors = value(linalg(ops, "eigenvectors", "lie", node), x=x)
     same(numpy.einsum("lie,le,lje->lij", vectors, expected, vectors), x, 1e-9)
     assert (numpy.take_along_axis(vectors, numpy.abs(vectors).argmax(1)[:, None], 1) > 0).all()
@@ -491,9 +494,11 @@ def test_graph_matrices(ops: Operations) -> None:
         value(linalg(ops, "solve", "j", real(ops, "ij"), real(ops, "i", "b")), x=numpy.zeros((2, 2)), b=[1.0, 2.0])
     with pytest.raises(EvaluationError, match="nonsense"):
         value(linalg(ops, "nonsense", "j", real(ops, "ij")), x=a[0])
-    assert set(LINALG) == {"singular_vectors", "svd", "eigenvalues", "eigenvectors", "eigenvalue", "spectral_norm", "identity", "pseudo_inverse",
-                           "stationary", "with_diagonal", "sylvester", "matrix_exponential", "optimum", "solve", "solve_spd", "least_squares",
-                           "orthonormalize"}  # fmt: skip
+    known = {
+        "singular_vectors", "svd", "eigenvalues", "eigenvectors", "eigenvalue", "moduli", "spectral_norm", "identity", "pseudo_inverse",
+        "stationary", "with_diagonal", "sylvester", "matrix_exponential", "optimum", "solve", "solve_spd", "least_squares", "orthonormalize",
+    }  # fmt: skip
+    assert set(LINALG) == known
 
 
 # ---- models

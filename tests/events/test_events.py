@@ -15,7 +15,7 @@ from gradflow.plan.artifact import decode, encode
 from gradflow.runtime.embed import run
 from gradflow.runtime.events import RunFailed
 from tests.methods.harness import evaluate_text
-from tests.runtime.interrupting import assert_same_run, begun, resumed, stopped, whole
+from tests.runtime.interrupting import assert_goes_on
 
 TALK = """
 exchange talk(pull: real >= 0 = 0.3) over connected {
@@ -99,25 +99,13 @@ def test_reports_of_time_see_all_nodes_at_one_moment() -> None:
 
 def test_interrupted_is_uninterrupted(tmp_path: Any) -> None:
     made = program("40 time", "every 4 time { report x = x; checkpoint }")
-    expected = whole(made, tmp_path)
-    one, folder = begun(made, tmp_path, "stopped")
-    stopped(one, folder, after=12)
-    again, folder = resumed(made, folder.path)
-    stopped(again, folder, after=24)
-    again, folder = resumed(made, folder.path)
-    list(folder.record(again.events(), again.resume))
-    assert_same_run(expected, folder.path)
+    assert_goes_on(made, tmp_path, 12, 24)
 
 
 def test_interrupted_between_phases(tmp_path: Any) -> None:
     text = TALK.replace("  train COUNT", "  train 8 time (seed: 3, precision: float64)\n  train COUNT")
     made = program("10 events", "every 5 events { report x = x }", text)
-    expected = whole(made, tmp_path)
-    one, folder = begun(made, tmp_path, "stopped")
-    stopped(one, folder, after=8)
-    again, folder = resumed(made, folder.path)
-    list(folder.record(again.events(), again.resume))
-    assert_same_run(expected, folder.path)
+    assert_goes_on(made, tmp_path, 8)
 
 
 def test_a_plan_keeps_its_events() -> None:

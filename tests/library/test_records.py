@@ -84,7 +84,7 @@ def test_join_changes_no_sample(one: tuple[int, int, int, int], other: tuple[int
 def test_join_refuses_other_fields() -> None:
     a, b = made(0, 2, 2, 2), made(1, 2, 2, 2)
     less = {name: kind for name, kind in OWN.items() if name != "task"}
-    with pytest.raises(ValueError, match="`task` is in one of them alone"):
+    with pytest.raises(ValueError, match="the first has `task`, the second has not"):
         join(a, {name: b[name] for name in less}, {"one": OWN, "other": less})
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradflow.compiler import build, load
+from gradflow.language.diagnostics import GradflowError
 from gradflow.runtime.events import Report, UnitDone
 from gradflow.runtime.executor import Options, execute
 from gradflow.verify import evaluate
@@ -203,12 +204,33 @@ def trees(draw: Any) -> dict[str, Any]:
 @given(trees(), seeds, st.sampled_from([0.0, 0.3, 1.0]))
 def test_branching_is_that_of_the_card(backend: str, p: dict[str, Any], seed: int, ends: float) -> None:
     found, expected = branched(p, seed, ends, backend)
-    if expected["branch_source"]:
-        for name, value in expected.items():
-            assert found[name].tolist() == value, name
-    for name in ("rollouts_used", "consecutive", "uniforms_consumed"):
-        assert found[name].tolist() == expected[name], name
+    for name, value in expected.items():
+        assert found[name].tolist() == value and found[name].dtype == torch.int64, name
     assert int(found["rollouts_used"].max()) <= p["total"]
+
+
+def test_prompts_branch_in_the_order_of_their_first_active_path() -> None:
+    """Long after the roots have ended; the order decides who gets which random number."""
+    p = {
+        "n_samples": 4, "initial_rollouts": 1, "total": 8, "beam_size": 2, "entropy_weight": 0.2, "branch_probability": 0.2, "penalty": 0.05,
+        "iterations": 9,
+    }  # fmt: skip
+    found, expected = branched(p, 1, ends=0.5, backend="torch")
+    for name, value in expected.items():
+        assert found[name].tolist() == value, name
+
+
+def test_where_nothing_branches_the_lists_are_empty() -> None:
+    p = {"n_samples": 2, "initial_rollouts": 2, "total": 2, "iterations": 1}
+    inputs = {"uniform": numpy.zeros(0), "entropy": numpy.zeros((1, 4)), "finished": numpy.zeros((1, 4), numpy.int64)}
+    for backend in ("reference", "torch"):
+        assert evaluate("28-agentic-aepo.branch", p, inputs, backend)["branch_source"].shape == (0,)
+
+
+def test_a_table_with_too_few_columns_is_refused() -> None:
+    inputs = {"uniform": numpy.zeros(9), "entropy": numpy.zeros((1, 4)), "finished": numpy.zeros((1, 4), numpy.int64)}
+    with pytest.raises(GradflowError, match="every path that may ever be has its column"):
+        evaluate("28-agentic-aepo.branch", {"n_samples": 2, "initial_rollouts": 1, "total": 3, "iterations": 1}, inputs)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.05, 0.2])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from gradflow.language.diagnostics import GradflowError
 from gradflow.verify.vectors import compute
 from tests.methods.harness import evaluate_text
 
@@ -162,11 +163,10 @@ def test_local_steps(seed: int, backend: str) -> None:
         numpy.testing.assert_allclose(found["x"][n + 1], a[-1], rtol=1e-9, atol=1e-11)
 
 
-def test_a_client_without_records_is_refused() -> None:
-    from gradflow.runtime.events import RunFailed
-
-    with pytest.raises(RunFailed):
-        ran(problem(0, (0, 5)), **options())
+@pytest.mark.parametrize("sizes", [(0, 5), (3, 0, 2)])
+def test_a_client_without_records_is_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(GradflowError, match="`sizes` cannot hold 0"):
+        ran(problem(0, sizes), **options())
 
 
 # ---- privacy
@@ -265,3 +265,29 @@ def test_its_pipelines_compile(name: str) -> None:
 
     program, diagnostics = build(load("25_diff2")[0], name)
     assert program is not None and not diagnostics
+
+
+def test_orders_are_whole_and_as_high_as_one_likes() -> None:
+    """At high orders the last term of the sum is nearly all of it: log of q^a exp((a^2 - a) / (2 z^2)), divided by a - 1."""
+    a = numpy.array([2048, 4096])
+    found = accounts(orders=a.tolist(), sample_rate=0.5, noise_multiplier=1.0, R=1)["subsampled_rdp"]
+    numpy.testing.assert_allclose(found, (a * numpy.log(0.5) + (a**2 - a) / 2) / (a - 1), rtol=1e-10)
+    for orders in ([1, 2], [2, 2.5]):
+        with pytest.raises(GradflowError, match="`orders` cannot be"):
+            accounts(orders=orders)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_local_differences_that_nothing_clips(backend: str) -> None:
+    """C3 = inf is the base algorithm; its local noise, which is in proportion to the step alone, stays."""
+    p, r = problem(5), numpy.random.default_rng(5)
+    p |= {"client": r.integers(0, 2, 6), "batch_index": r.integers(0, 3, (6, 3, 2)), "local_noise": r.normal(size=(6, 3, 4))}
+    free, wide = (compute("25-diff2.diff2_bvr", options(K=3, batch=2, sigma3=0.3, C3=bound), p, backend) for bound in (numpy.inf, 1e6))
+    for name, value in wide.items():
+        numpy.testing.assert_allclose(free[name], value, rtol=1e-9)
+
+
+def test_a_radius_of_zero_leaves_nothing() -> None:
+    r = numpy.random.default_rng(0)
+    found = compute("25-diff2.clip", {"C": 0, "noise_multiplier": 2.0}, {"per_sample": r.normal(size=(3, 2)), "noise": numpy.ones(2)}, "torch")
+    assert not any(value.any() for value in found.values())

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradflow.verify.vectors import compute
+
 from .cases import SHAPES, close, few, path, seeds, stepped, walk
 from .harness import evaluate_text
 
@@ -155,3 +157,11 @@ def test_friction_stops_in_the_global_minimum(name: str, ours: float, theirs: fl
 def test_a_short_toy(iterations: int) -> None:
     found = stepped("17-diffgrad.toy", {"x0": numpy.asarray(-1.0)}, iterations=iterations)
     assert found["x_adam"].shape == found["x_diffgrad"].shape == (iterations,) and found["x_adam"][0] == -1
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_nothing_need_stand_beside_the_root(backend: str) -> None:
+    """eps = 0: the first step is the gated sign, however small the gradient."""
+    g = numpy.array([1e-150, -1e-6, 3.0])
+    found = compute(RULE, {"lr": 0.5, "eps": 0}, {"param_0": numpy.zeros(3), "grad_0": g}, backend)
+    close(found["param_1"], -0.5 * sigmoid(numpy.abs(g)) * numpy.sign(g), rtol=1e-12)

@@ -57,3 +57,19 @@ def test_nothing_drawn_costs_nothing(backend: str, shape: tuple[int, int]) -> No
     for component in ("32-drpo.loss", "32-drpo.disco"):
         found = evaluate(component, {}, four(*shape), backend)
         assert not any(float(found[name]) for name in ("loss_true", "loss_surrogate", "kl")) and tuple(found["grad_logp"].shape) == shape
+
+
+@backends
+@pytest.mark.parametrize("change", [30.0, 300.0])
+def test_the_official_number_keeps_its_digits_however_likely_a_wrong_answer_became(backend: str, change: float) -> None:
+    logp = numpy.array([[-1.0], [-0.5]])
+    inputs = {
+        "logp": logp,
+        "logp_old": logp - [[0.0], [change]],
+        "mask": numpy.ones((2, 1)),
+        "reward": numpy.array([1.0, 0.0]),
+        "group": numpy.zeros(2, int),
+    }
+    found = evaluate("32-drpo.disco", {"kind": "disco_Lratio", "tau": 1.5, "beta": 0.0}, inputs, backend)
+    same(found["loss_surrogate"], 1.5 - 1.0)
+    same(found["loss_true"], numpy.exp(change) - 1.0)

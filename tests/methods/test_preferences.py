@@ -224,7 +224,7 @@ def test_simpo_without_a_target_is_cpo_of_averages(data: Pairs, beta: float) -> 
 def test_simpo_does_not_pay_for_length(data: Pairs, beta: float) -> None:
     """Every token twice: the same loss, and half the gradient at each."""
     twice = Pairs(*(torch.cat([x, x], 1) for x in vars(data).values()))
-    one, two = (component("simpo", x.inputs(reference=False), beta=beta, cpo_alpha=0) for x in (data, twice))
+    one, two = (component("simpo", x.inputs(reference=False), loss_type="simpo", beta=beta, cpo_alpha=0) for x in (data, twice))
     same(one["loss"], two["loss"])
     same(one["grad_rejected_logp"], 2 * two["grad_rejected_logp"][:, : data.chosen.shape[1]])
 
@@ -343,7 +343,7 @@ def test_masks_may_be_left_out() -> None:
     parts = [
         component("dpo", {**sides, **renamed}, loss_type=["sigmoid"]),
         component("orpo", {**sides, "nll_logp": inputs["chosen_logp"], "nll_mask": numpy.ones((3, 4))}),
-        component("simpo", sides, beta=2, simpo_gamma=1, cpo_alpha=0),
+        component("simpo", sides, loss_type="simpo", beta=2, simpo_gamma=1, cpo_alpha=0),
     ]
     same(found["loss"], sum(float(part["loss"]) for part in parts))
 

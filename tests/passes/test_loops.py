@@ -84,6 +84,18 @@ function drawn_twice {
   c ~ one(x)
   return (a: a, b: b, c: c)
 }
+function of_a_count(passes: int >= 0) {
+  input x : [row]
+  repeat k: passes with y = x { y <- y / 2; seen = y + k }
+  return (y: y, seen: seen, total: sum(seen, over: k))
+}
+function chosen {
+  input x     : [row]
+  input count : int
+  first = x[row: range([place: count])]
+  repeat place with total = 1 { total <- total + first^2; seen = total }
+  return (total: total, seen: seen, slope: gradient(total, of: x))
+}
 function asked_of_a_pass { input x : [row, step]; repeat step with y = 0 until x > 1 { y <- y + x }; return y }
 function asked_for_a_number { input x : [row]; repeat k: 3 with y = x until sum(y) { y <- y / 2 }; return y }
 """
@@ -112,6 +124,23 @@ def test_nothing_changes_once_the_condition_holds(backend, x, most, least):
     assert int(found["n"]) == n
     for name, value in {"y": y, "seen": seen, "slope": slope}.items():
         numpy.testing.assert_allclose(found[name], value.detach().numpy(), rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+@BOTH
+def test_without_a_pass_what_is_bound_has_no_entries(backend):
+    x = numpy.array([3.0, 1.0])
+    found = called("of_a_count", {"x": x}, backend, passes=0)
+    assert found["seen"].shape == (0, 2) and found["y"].tolist() == x.tolist() and found["total"].tolist() == [0, 0]
+    assert called("of_a_count", {"x": x}, backend, passes=1)["seen"].tolist() == [[1.5, 0.5]]
+
+
+@BOTH
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_loop_runs_along_what_was_chosen_also_where_that_is_nothing(backend, count):
+    x = numpy.array([3.0, -1.0, 2.0])
+    found = called("chosen", {"x": x, "count": numpy.array(count)}, backend)
+    assert found["seen"].tolist() == (1 + numpy.cumsum(x[:count] ** 2)).tolist() and found["total"] == 1 + (x[:count] ** 2).sum()
+    assert found["slope"].tolist() == [*(2 * x[:count]), *(0 * x[count:])]
 
 
 @BOTH

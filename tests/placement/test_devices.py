@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
 import numpy
 import pytest
 import torch
 
-from gradflow.backends.distributed import use
 from gradflow.backends.distributed.devices import Buckets, part
 from gradflow.backends.reference import lower
 from gradflow.graph.graph import Graph, Region
@@ -37,7 +35,7 @@ from gradflow.runtime.executor import Options, Run
 from gradflow.runtime.regions import sources_of
 from gradflow.runtime.snapshots import tensors_of
 from tests.placement.test_spread import ALL, axes_of
-from tests.placement.threads import Meeting, ThreadCommunicator, at_once, on_ranks
+from tests.placement.threads import ThreadCommunicator, at_once, on_ranks
 from tests.runtime.harness import LOCK, written
 
 DIGITS = """
@@ -300,36 +298,25 @@ def test_a_region_over_shards_gives_what_the_whole_one_does(name: str) -> None:
     if not any(Axis("param", 24) in source.type.axes for source in sources_of(region)):
         return
     expected = lower(region)(inputs)
-    meeting, found, errors = Meeting(3), [None] * 3, []
 
-    def body(rank: int) -> None:
-        placement, layout = placement_on_devices(3, rank), Shards(rank, 3, LEAVES)
-        use(ThreadCommunicator(placement, meeting))
-        try:
-            shown = Region(tuple((f"report/{key}", node) for key, node in region.results), region.parameters, region.name)
-            placed = ShardSpreader(Operations(Graph(count=10_000)), placement, layout, ()).region(shown)
-            verify(placed, "place")
-            given = {}
-            for source in sources_of(region):
-                value = numpy.asarray(inputs[source["kind"], *source["path"]])
-                if source["kind"] in ("param", "state", "held", "rollout") and Axis("param", 24) in source.type.axes:
-                    value = part(torch.tensor(value), layout, source.type.names.index("param")).numpy()
-                given[source["kind"], *source["path"]] = value
-            found[rank] = lower(placed)(given)
-        except BaseException as error:
-            errors.append(error)
-            meeting.barrier.abort()
+    def body(communicator: ThreadCommunicator) -> Any:
+        placement = communicator.placement
+        layout = Shards(placement.rank, 3, LEAVES)
+        shown = Region(tuple((f"report/{key}", node) for key, node in region.results), region.parameters, region.name)
+        placed = ShardSpreader(Operations(Graph(count=10_000)), placement, layout, ()).region(shown)
+        verify(placed, "place")
+        given = {}
+        for source in sources_of(region):
+            value = numpy.asarray(inputs[source["kind"], *source["path"]])
+            if source["kind"] in ("param", "state", "held", "rollout") and Axis("param", 24) in source.type.axes:
+                value = part(torch.tensor(value), layout, source.type.names.index("param")).numpy()
+            given[source["kind"], *source["path"]] = value
+        return lower(placed)(given)
 
-    threads = [threading.Thread(target=body, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+    found = at_once(placement_on_devices(3, 0), body)
     for one in found:
         for key, value in expected.items():
-            numpy.testing.assert_allclose(one[f"report/{key}"], value, rtol=1e-12, atol=1e-12)  # type: ignore[index]
+            numpy.testing.assert_allclose(one[f"report/{key}"], value, rtol=1e-12, atol=1e-12)
 
 
 SHARDED = " over devices(shard: parameters)"

@@ -12,7 +12,7 @@ import torch
 
 from gradflow.runtime.checkpoints import CheckpointError, checkpoints_of, newest_checkpoint, read_checkpoint
 from gradflow.runtime.shard_files import names_of, read_shards
-from tests.placement.test_processes import gradflow, same, tensors
+from tests.placement.processes import forked, gradflow, same, tensors
 from tests.runtime.harness import PIPELINES
 
 WORDS = ["--quiet", "--precision", "float64"]
@@ -22,14 +22,14 @@ WORDS = ["--quiet", "--precision", "float64"]
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process."""
     folder = tmp_path_factory.mktemp("one")
-    done = gradflow(folder, "run", "devices:spread", "-p", "steps=12", *WORDS, "--name", "run")
+    done = forked(folder, 1, "run", "devices:spread", "-p", "steps=12", *WORDS, "--name", "run")
     assert done.returncode == 0, done.stderr
     return folder / "runs/run"
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_compute_what_one_does(one: Path, tmp_path: Path, count: int) -> None:
-    many = gradflow(tmp_path, "run", "devices:spread", "-p", "steps=12", *WORDS, "--name", "run", "--nproc", str(count))
+    many = forked(tmp_path, count, "run", "devices:spread", "-p", "steps=12", *WORDS, "--name", "run")
     assert many.returncode == 0, many.stderr
     same(one, tmp_path / "runs/run")
     found = tensors(tmp_path / "runs/run")
@@ -73,13 +73,12 @@ def test_checkpoints_are_read_by_other_numbers_of_processes(tmp_path: Path, befo
     text = (PIPELINES / "examples/devices.gflow").read_text().replace("every 20 steps { report", "every 6 steps { checkpoint; report")
     (tmp_path / "devices.gflow").write_text(text)
     words = ["devices.gflow:sharded", "-p", "steps=12", *WORDS]
-    several = [[] if count == 1 else ["--nproc", str(count)] for count in (before, after)]
-    first = gradflow(tmp_path, "run", *words, "--name", "cut", *several[0])
+    first = forked(tmp_path, before, "run", *words, "--name", "cut")
     assert first.returncode == 0, first.stderr
     cut(tmp_path / "runs/cut")
-    again = gradflow(tmp_path, "run", "--resume", "cut", "--quiet", *several[1])
+    again = forked(tmp_path, after, "run", "--resume", "cut", "--quiet")
     assert again.returncode == 0 and "goes on after 6 units" in again.stderr, again.stderr
-    alone = gradflow(tmp_path, "run", *words, "--name", "alone")
+    alone = forked(tmp_path, 1, "run", *words, "--name", "alone")
     assert alone.returncode == 0, alone.stderr
     wanted = tensors(tmp_path / "runs/alone")
     found = tensors(tmp_path / "runs/cut") if after == 1 else whole(tmp_path / "runs/cut", wanted)
@@ -88,7 +87,7 @@ def test_checkpoints_are_read_by_other_numbers_of_processes(tmp_path: Path, befo
 
 
 def test_a_part_that_is_damaged_or_missing_is_refused(tmp_path: Path) -> None:
-    done = gradflow(tmp_path, "run", "devices:sharded", "-p", "steps=2", *WORDS, "--name", "run", "--nproc", "2")
+    done = forked(tmp_path, 2, "run", "devices:sharded", "-p", "steps=2", *WORDS, "--name", "run")
     assert done.returncode == 0, done.stderr
     folder = checkpoints_of(tmp_path / "runs/run")[-1]
     part = sorted((folder / "shards").iterdir())[1]
@@ -135,9 +134,9 @@ pipeline words() {
 def test_other_points_whole_matrices_blocks_and_micro_batches(tmp_path: Path, pipeline: str, options: list[str]) -> None:
     (tmp_path / "more.gflow").write_text(AHEAD)
     words = [f"more.gflow:{pipeline}", *WORDS]
-    alone = gradflow(tmp_path, "run", *words, "--name", "alone")
+    alone = forked(tmp_path, 1, "run", *words, "--name", "alone")
     assert alone.returncode == 0, alone.stderr
-    three = gradflow(tmp_path, "run", *words, *options, "--name", "three", "--nproc", "3")
+    three = forked(tmp_path, 3, "run", *words, *options, "--name", "three")
     assert three.returncode == 0, three.stderr
     assert "Warning" not in three.stderr
     wanted = tensors(tmp_path / "runs/alone")

@@ -16,40 +16,25 @@ import pytest
 import torch
 
 from gradflow.runtime.checkpoints import newest_checkpoint
+from tests.placement.processes import LIMIT, command, forked, gradflow, same, tensors
 
 GOSSIP = ["exchanges:gossip_on_digits"]
-LIMIT = 120
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "gradflow", *words]
-
-
-def gradflow(folder: Path, *words: str, module: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    return subprocess.run(
-        [*(module or command()), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-    )  # fmt: skip
-
-
-def tensors(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint, refused = newest_checkpoint(run)
-    assert checkpoint is not None, refused
-    return {name: value for name, value in checkpoint.tensors.items() if not name.startswith("random/")}
-
-
-def same(one: Path, other: Path, tolerance: float = 1e-5) -> None:
-    a, b = tensors(one), tensors(other)
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        torch.testing.assert_close(b[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
+WARNED = """pipeline warned() {
+  data  train, test = digits(split: by_label)
+  model net = softmax_regression(64, 10)
+  flow  net over ring(16): cross_entropy(net(train.x), train.y) -> backprop -> gossip() -> sgd(lr: 0.5)
+  train 20 rounds (seed: 0) { every 30 rounds { report distance = sum(variance(net, over: node), over: param) } }
+}
+"""
 
 
 def test_four_processes_compute_what_one_does(tmp_path: Path) -> None:
-    words = ["run", *GOSSIP, "--steps", "20", "--quiet"]
-    assert gradflow(tmp_path, *words, "--name", "one").returncode == 0
+    (tmp_path / "warned.gflow").write_text(WARNED)
+    words = ["run", "warned.gflow", "--steps", "20", "--quiet"]
+    assert forked(tmp_path, 1, *words, "--name", "one").returncode == 0
     four = gradflow(tmp_path, *words, "--name", "four", "--nproc", "4")
     assert four.returncode == 0, four.stderr
+    assert four.stderr.count("warning[W0110]") == 1, "warnings are told once, not by every process"
     same(tmp_path / "runs/one", tmp_path / "runs/four")
 
 
@@ -66,8 +51,8 @@ METHODS = {
 def test_methods_that_talk_do_the_same_on_four_processes(method: str, tmp_path: Path) -> None:
     steps, tolerance = METHODS[method]
     words = ["run", method, "--steps", str(steps), "--quiet", "--precision", "float64"]
-    assert gradflow(tmp_path, *words, "--name", "one").returncode == 0
-    four = gradflow(tmp_path, *words, "--name", "four", "--nproc", "4")
+    assert forked(tmp_path, 1, *words, "--name", "one").returncode == 0
+    four = forked(tmp_path, 4, *words, "--name", "four")
     assert four.returncode == 0, four.stderr
     same(tmp_path / "runs/one", tmp_path / "runs/four", tolerance)
     parameters = {name: value for name, value in tensors(tmp_path / "runs/one").items() if name.startswith("param/")}
@@ -77,7 +62,7 @@ def test_methods_that_talk_do_the_same_on_four_processes(method: str, tmp_path: 
 
 def test_deterministic_runs_have_the_same_bits_and_go_on_with_other_processes(tmp_path: Path) -> None:
     words = ["run", "14_econtrol:compressed_digits", "--quiet", "--deterministic"]
-    assert gradflow(tmp_path, *words, "--steps", "12", "--name", "one").returncode == 0
+    assert forked(tmp_path, 1, *words, "--steps", "12", "--name", "one").returncode == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "gradflow"]
     three = gradflow(tmp_path, *words, "--steps", "12", "--name", "three", module=torchrun)
     assert three.returncode == 0, three.stderr
@@ -149,17 +134,17 @@ def test_elastic_runs_go_on_from_the_newest_checkpoint(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, said
     assert "goes on after" in said
-    assert gradflow(tmp_path, *words, "--name", "whole").returncode == 0
+    assert forked(tmp_path, 1, *words, "--name", "whole").returncode == 0
     same(tmp_path / "runs/whole", tmp_path / "runs/elastic-run", tolerance=0)
 
 
 def test_what_cannot_be_spread_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    alone = gradflow(tmp_path, "run", "17_diffgrad", "--nproc", "2")
+    alone = forked(tmp_path, 1, "run", "17_diffgrad", "--nproc", "2")
     assert alone.returncode == 2 and "has no nodes to place on 2 processes" in alone.stderr
-    many = gradflow(tmp_path, "run", *GOSSIP, "--nproc", "17")
+    many = forked(tmp_path, 1, "run", *GOSSIP, "--nproc", "17")
     assert many.returncode == 2 and "16 nodes cannot be placed on 17 processes" in many.stderr
-    elastic = gradflow(tmp_path, "run", *GOSSIP, "--elastic")
+    elastic = forked(tmp_path, 1, "run", *GOSSIP, "--elastic")
     assert elastic.returncode == 2 and "--nproc N" in elastic.stderr
-    sweep = gradflow(tmp_path, "run", *GOSSIP, "--nproc", "2", "--seeds", "3")
+    sweep = forked(tmp_path, 1, "run", *GOSSIP, "--nproc", "2", "--seeds", "3")
     assert sweep.returncode == 2 and "leave --nproc out" in sweep.stderr
     assert not (tmp_path / "runs").exists()

@@ -67,3 +67,14 @@ def assert_same_run(one, other):
             name
         )
     assert told(one) == told(other)
+
+
+def assert_goes_on(program, folder, *stops):
+    """A run that is stopped after so many units, once or several times, and resumed, is the run that was not."""
+    expected = whole(program, folder)
+    run, kept = begun(program, folder, "cut")
+    for after in stops:
+        stopped(run, kept, after)
+        run, kept = resumed(program, kept.path)
+    list(kept.record(run.events(), run.resume))
+    assert_same_run(expected, kept.path)

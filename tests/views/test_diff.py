@@ -180,3 +180,44 @@ pipeline p {
     assert before is not None and after is not None
     found = [one for one in changes(before, after) if one.section == "formulas"]
     assert any(0.05 in one.after or -0.05 in one.after for one in found if isinstance(one.after, list)), found
+
+
+ACTING = """function f {
+  input policy : model
+  input tasks  : data
+  state n = 0
+  repeat r: 3 with kept = none until size(kept, over: sample) > 20 {
+    fresh ~ sample(policy, tasks, group: 2, prompts: 2)
+    kept <- join(kept, fresh)
+  }
+  n <- n + 1
+  return extend(kept, n: n)
+}
+
+pipeline p {
+  data  tasks  = combination_lock(prompts: 8, length: 2, vocabulary: 4)
+  model policy = table_policy(prompts: 8, length: 2, vocabulary: 4)
+  samples ~ f(policy, tasks)
+  flow policy: grpo(score(policy, samples)) -> backprop -> sgd(lr: 1)
+  train 5 rollouts (minibatches: 2)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("> 20", "> 30", {"numbers in the end of the loop of phase 1"}),
+        ("n + 1", "n + 2", {"numbers in the field `n` of phase 1"}),
+        ("join(kept, fresh)", "join(fresh, kept)", {"`one` of `join` of phase 1", "`other` of `join` of phase 1"}),
+        ("state n = 0", "state n = 5", {"the state `draw 0: f.n`"}),
+        ("n: n)", "n: n, m: 1)", {"the field `m`"}),
+        ("return extend(kept", "return extend(first(kept, 8)", {"what acts in phase 1"}),
+        ("fresh", "more", set()),
+        ("samples", "drawn", set()),
+    ],
+)
+def test_what_functions_that_act_compute(old: str, new: str, words: set[str]) -> None:
+    found = changed((old, new), base=ACTING)
+    assert {one.what for section in ("formulas", "states") for one in found.get(section, [])} >= words
+    assert bool(found) == bool(words)
