@@ -114,12 +114,17 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), present
 
 
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """Without initial values: those that PyTorch would draw on the device `meta` cost more than a second, for what that imports."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
+
+
 class Transformer(CausalModel):
     """A small GPT: learned positions, normalization before each part, no biases in linear layers, head tied to the embedding or not."""
 
     def __init__(self, vocabulary: int, layers: int, width: int, heads: int, length: int, tied: bool):
         super().__init__()
-        self.token, self.position = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.token, self.position = embedding(vocabulary, width), embedding(length, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.unembed = None if tied else nn.Linear(width, vocabulary, bias=False)

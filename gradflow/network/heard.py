@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy
-import scipy.sparse
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +21,8 @@ class Heard:
     @classmethod
     def of(cls, weights: Any) -> Heard:
         """From weights (dense or sparse): who has one that is not zero, but for a node's own."""
+        import scipy.sparse  # of topologies alone, and slow to import
+
         found = scipy.sparse.csr_matrix(weights, dtype=None)
         found = scipy.sparse.csr_matrix(found != 0)
         found.setdiag(False)

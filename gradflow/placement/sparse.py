@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy
-import scipy.sparse
 
 from gradflow.graph.graph import Graph, Node, Region, ordered, rebuild
 from gradflow.graph.operations import Operations
@@ -44,6 +43,8 @@ class Weights:
 
     @property
     def matrix(self) -> Any:
+        import scipy.sparse
+
         return scipy.sparse.csr_matrix((self.values, self.places, self.starts), (self.rows, self.columns))
 
     @property
@@ -66,6 +67,8 @@ class Weights:
 
 def weights_of(matrix: Any) -> Weights:
     """From any scipy or numpy matrix."""
+    import scipy.sparse
+
     found = scipy.sparse.csr_matrix(matrix)
     found.eliminate_zeros()
     found.sort_indices()
@@ -134,6 +137,8 @@ def sparse_of(node: Node, row: str, column: str) -> Weights:
     size = node.type.axis(row).size
     assert size is not None
     stretches = Stretches(Operations(Graph(count=node.id)), row, size)
+    import scipy.sparse
+
     return weights_of(scipy.sparse.vstack([scipy.sparse.csr_matrix(part) for part in stretches.each(node, (row, column))]))
 
 
