@@ -57,7 +57,7 @@ class Running:
 
 def run_reports(program: Program, inputs: Mapping[str, Any], backend: str) -> dict[str, numpy.ndarray]:
     """All that a run reports, in float64: what is reported again and again stacked along time, first axis; what is reported at the end as it is."""
-    never = {
+    never: dict[str, numpy.ndarray] = {
         name: numpy.zeros((0, *(axis.size or 0 for axis in node.type.axes)), KINDS.get(node.type.base, numpy.float64))
         for phase in program.phases
         for block in phase.periodic
