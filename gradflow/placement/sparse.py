@@ -122,6 +122,13 @@ class _Stretch(Spreader):
         self.origin.setdefault(part.node.id, node)
         return part
 
+    def reduction(self, node: Node, inputs: list[Part]) -> Part:
+        """There are no other ranks to ask: what looks at all entries (the largest degree, say) sees the whole."""
+        return self.together(node, inputs)
+
+    def choice(self, node: Node, inputs: list[Part]) -> Part | None:
+        return self.together(node, inputs) if node["axis"] == self.axis.name else None
+
     def places(self) -> Node:
         return self.ops.source(Type("int", (self.axis,)), "place")
 

@@ -18,6 +18,7 @@ from gradflow.placement.partition import cut, partition
 from gradflow.plan.program import Update
 
 GRAPHS = ["ring(70)", "torus(9, 8)", "star(80)", "exponential(96)", "path(65)"]
+GRAPHS += ["path(70, weights: max_degree())", "torus(9, 8, weights: best_constant())"]  # which look at all degrees, at all eigenvalues
 
 
 def gossip(graph: str) -> Update:
