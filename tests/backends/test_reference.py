@@ -494,8 +494,8 @@ def test_graph_matrices(ops: Operations) -> None:
         value(linalg(ops, "solve", "j", real(ops, "ij"), real(ops, "i", "b")), x=numpy.zeros((2, 2)), b=[1.0, 2.0])
     with pytest.raises(EvaluationError, match="nonsense"):
         value(linalg(ops, "nonsense", "j", real(ops, "ij")), x=a[0])
-    assert set(LINALG) == {"singular_vectors", "svd", "eigenvalues", "eigenvectors", "eigenvalue", "moduli", "spectral_norm", "identity", "pseudo_inverse",
-                           "stationary", "with_diagonal", "sylvester", "matrix_exponential", "optimum", "solve", "solve_spd", "least_squares",
+    assert set(LINALG) == {"singular_vectors", "svd", "eigenvalues", "eigenvectors", "eigenvalue", "moduli", "spectral_norm", "identity",
+                           "pseudo_inverse", "stationary", "with_diagonal", "sylvester", "matrix_exponential", "optimum", "solve", "solve_spd", "least_squares",
                            "orthonormalize"}  # fmt: skip
 
 
