@@ -495,8 +495,8 @@ def test_graph_matrices(ops: Operations) -> None:
     with pytest.raises(EvaluationError, match="nonsense"):
         value(linalg(ops, "nonsense", "j", real(ops, "ij")), x=a[0])
     assert set(LINALG) == {"singular_vectors", "svd", "eigenvalues", "eigenvectors", "eigenvalue", "moduli", "spectral_norm", "identity",
-                           "pseudo_inverse", "stationary", "with_diagonal", "sylvester", "matrix_exponential", "optimum", "solve", "solve_spd", "least_squares",
-                           "orthonormalize"}  # fmt: skip
+                           "pseudo_inverse", "stationary", "with_diagonal", "sylvester", "matrix_exponential", "optimum", "solve", "solve_spd",
+                           "least_squares", "orthonormalize"}  # fmt: skip
 
 
 # ---- models
