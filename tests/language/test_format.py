@@ -29,10 +29,15 @@ def assert_faithful(text: str) -> str:
     return result
 
 
+SET_BY_HAND = ("06_fzoos", "17_diffgrad", "25_diff2")  # wider than the formatter sets them: their definitions count as lines of a budget
+
+
 @pytest.mark.parametrize("path", SPECS, ids=name_of)
 def test_corpus(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     result = assert_faithful(text)
+    if "pipelines" in path.parts and path.stem not in SET_BY_HAND:
+        assert text == result, "run `gradflow fmt pipelines`"
     before, after = comments_of(Source("a", text)), comments_of(Source("a", result))
     assert [c.alone for c in before] == [c.alone for c in after]
     for line in result.splitlines():

@@ -71,6 +71,19 @@ def test_random_entries_contract_in_the_mean() -> None:
         assert abs(errors(seen, x).mean() - (1 - delta)) < (numpy.log(2 / ALARM) / (2 * ROUNDS)) ** 0.5
 
 
+def test_scaled_up_random_entries_have_no_bias() -> None:
+    """As many entries are kept as in `randk`, in a set drawn evenly; scaled down again by 1 + omega they are as they were."""
+    for x in CASES:
+        seen, omega = drawn("randk_unbiased(30%)", "omega", x)
+        assert omega == pytest.approx(SIZE / 6 - 1)
+        kept = seen != 0
+        numpy.testing.assert_allclose(seen[kept], (SIZE / 6 * numpy.broadcast_to(x.reshape(-1), seen.shape))[kept])
+        assert (kept.sum(1) <= 6).all() and kept.sum() > 0
+        less, delta = drawn("scaled(randk_unbiased(30%))", "delta", x)
+        assert delta == pytest.approx(6 / SIZE)
+        numpy.testing.assert_allclose(less[less != 0], numpy.broadcast_to(x.reshape(-1), less.shape)[less != 0])
+
+
 @pytest.mark.parametrize("compress", ["dither(1)", "dither(4)", "natural()"])
 def test_without_bias_and_with_the_variance_stated(compress: str) -> None:
     """Rounding errors lie in an interval of length |x| / levels, or of |x_j|: the mean of so many is near 0, that of their squares below omega."""
