@@ -230,7 +230,7 @@ def defaults_of(name: str) -> dict[str, Any]:
         if param.default is not None:
             from gradflow.passes.parameters import argument
 
-            value = argument(e, param, param.default, home.scope())
+            value = argument(e, param, param.default, home.scope(), home.scope())
             if isinstance(value, bool | int | float | str):
                 found[param.name] = value
     return found

@@ -114,11 +114,11 @@ def bind_parameters(
     for param in definition.params:
         if param.name in given:
             tree, value, scope = given[param.name]
-            bound[param.name] = argument(e, param, tree, scope) if tree is not None else check_domain(e, param, value, span, inner)
+            bound[param.name] = argument(e, param, tree, scope, inner) if tree is not None else check_domain(e, param, value, span, inner)
         elif param.name in already:
             bound[param.name] = already[param.name]
         elif param.default is not None:
-            bound[param.name] = applied(e, argument(e, param, param.default, inner), param.default.span)
+            bound[param.name] = applied(e, argument(e, param, param.default, inner, inner), param.default.span)
         elif abstract:
             bound[param.name] = v.Missing(param.name, definition.name, span)
         else:

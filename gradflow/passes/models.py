@@ -177,7 +177,7 @@ def bind_primitive(e: Elaborator, name: str, node: s.Call, scope: Scope) -> dict
     for key, arg in _placed(name, params, node.args):
         type_ = params[key].param.type
         wanted = [option.base for option in type_.options] if type_ is not None else []
-        value = argument(e, params[key].param, tool_tree(arg.value) if "tools" in wanted else arg.value, scope)
+        value = argument(e, params[key].param, tool_tree(arg.value) if "tools" in wanted else arg.value, scope, scope)
         if "model" in wanted and not isinstance(value, v.Model) and value is not v.NONE or "data" in wanted and not isinstance(value, v.Data | Batch):
             what = "model" if "model" in wanted else "data set"
             raise mistake(

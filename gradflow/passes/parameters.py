@@ -30,8 +30,8 @@ def words_of(type_: s.TypeExpr | None) -> tuple[str, ...]:
     return () if words == ("none",) else words
 
 
-def argument(e: Elaborator, param: s.Param, tree: s.Expr, scope: Scope) -> Any:
-    """The value of an argument: a name that is one of the parameter's words is that word, unless it is a local name."""
+def argument(e: Elaborator, param: s.Param, tree: s.Expr, scope: Scope, home: Scope) -> Any:
+    """The value of an argument: a name that is one of the parameter's words is that word, unless it is a local name. Its domain stands at `home`."""
     if isinstance(tree, s.Name) and tree.id in words_of(param.type) and not scope.local(tree.id)[0]:
         return v.NONE if tree.id == "none" else tree.id
     if isinstance(tree, s.Name) and words_of(param.type) and not scope.local(tree.id)[0] and not _other_than_words(param.type):
@@ -40,7 +40,7 @@ def argument(e: Elaborator, param: s.Param, tree: s.Expr, scope: Scope) -> Any:
             "E0402", tree.span, f"`{param.name}` cannot be `{tree.id}`", why=f"it is one of {listed(words)}",
             **suggestion(tree.span, tree.id, words, f"write `{param.name}: {words[0]}`, say"),
         )  # fmt: skip
-    return check_domain(e, param, e.evaluate(tree, scope), tree.span, scope)
+    return check_domain(e, param, e.evaluate(tree, scope), tree.span, home)
 
 
 def _other_than_words(type_: s.TypeExpr | None) -> bool:
