@@ -162,7 +162,7 @@ def test_a_node_without_a_way_out_is_named_as_the_trouble_it_makes() -> None:
         ({"kind": "ring", "n": 2}, 1, 1), ({"kind": "torus", "rows": 2, "cols": 2}, 4, 1), ({"kind": "torus", "rows": 1, "cols": 5}, 5, 1),
         ({"kind": "hypercube", "n": 1}, 0, 1), ({"kind": "star", "n": 4, "center": 3}, 3, 1), ({"kind": "erdos_renyi", "n": 3, "p": 0.0}, 0, 0),
         ({"kind": "erdos_renyi", "n": 3, "p": 1.0}, 3, 1), ({"kind": "random_geometric", "n": 3, "radius": 0.0}, 1, 0),
-        ({"kind": "exponential", "n": 3}, 3, 1), ({"kind": "one_peer_exponential", "n": 4, "round": 1}, 2, 0),
+        ({"kind": "barbell", "n": 2}, 1, 1), ({"kind": "exponential", "n": 3}, 3, 1), ({"kind": "one_peer_exponential", "n": 4, "round": 1}, 2, 0),
     ],
 )  # fmt: skip
 def test_small_topologies(params: dict[str, Any], links: int, whole: int) -> None:
@@ -176,6 +176,14 @@ def test_small_topologies(params: dict[str, Any], links: int, whole: int) -> Non
 def test_a_center_that_is_no_node_is_refused() -> None:
     with pytest.raises(GradflowError, match="center"):
         compute(f"{BASELINES}.topology", {"kind": "star", "n": 3, "center": 3}, {}, "reference")
+    text = """
+    pipeline p {
+      model x = free([coordinate: 2])
+      flow x over star(3, center: 3): sum(x^2, over: coordinate) -> backprop -> token() -> sgd(lr: 0.1)
+      train 1 steps
+    }"""
+    with pytest.raises(GradflowError, match="center"):
+        evaluate_text(text, "p", {}, {})
 
 
 def test_lazy_weights_of_a_flow() -> None:
