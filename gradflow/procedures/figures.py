@@ -28,16 +28,20 @@ def rollout_figures(held: Held, drawn: Collection[str] | None = None) -> dict[st
 
 
 def _is_rollout(record: Mapping[str, Tensor]) -> bool:
-    return {"reward", "group", "mask"} <= record.keys() and len(record["reward"]) > 0 and ("logp_old" not in record or bool(record["logp_old"].any()))
+    if not {"reward", "group", "mask"} <= record.keys():
+        return False
+    return not len(record["reward"]) or "logp_old" not in record or bool(record["logp_old"].any())
 
 
 def figures(record: Mapping[str, Tensor]) -> dict[str, float]:
-    """Of one record: reward and its spread, the share of prompts with a right answer among their k (pass@k) and with rewards that differ, how long
+    """Of one record: how many samples there are (none, and no more is known, where a selection left nothing to learn from), reward and its spread, the share of prompts with a right answer among their k (pass@k) and with rewards that differ, how long
     responses are, and where it is known how many ended by themselves and the entropy of the policy that drew, in nats a token.
     """
     reward, group, mask = record["reward"].double(), record["group"], record["mask"]
     if reward.ndim != 1:
         return {}
+    if not len(reward):
+        return {"samples": 0.0}
     size = int(group.max()) + 1
     count = torch.bincount(group, minlength=size)
     most = reward.new_full((size,), -torch.inf).scatter_reduce(0, group, reward, "amax")
@@ -46,6 +50,7 @@ def figures(record: Mapping[str, Tensor]) -> dict[str, float]:
     solved = torch.bincount(group[right.bool()], minlength=size)
     asked = count > 0
     found = {
+        "samples": torch.tensor(len(reward)),
         "reward": reward.mean(),
         "reward_std": reward.std() if len(reward) > 1 else reward.new_zeros(()),
         f"pass_at_{int(count.max())}": (solved > 0)[asked].double().mean(),

@@ -52,12 +52,19 @@ def test_figures_are_what_they_say(groups: list[int], seed: int) -> None:
     entropy = r.uniform(size=mask.shape)
     record = {"reward": reward, "group": group, "mask": mask, "entropy_old": entropy, "finished": r.uniform(size=len(group)) < 0.5}
     found = figures({name: torch.as_tensor(value) for name, value in record.items()})
+    assert found["samples"] == len(group)
     own = [reward[group == prompt] for prompt in range(group.max() + 1)]
     assert found["reward"] == pytest.approx(reward.mean()) and found["length"] == pytest.approx(mask.sum(1).mean())
     assert found["reward_std"] == pytest.approx(reward.std(ddof=1) if len(reward) > 1 else 0)
     assert found[f"pass_at_{max(map(len, own))}"] == pytest.approx(numpy.mean([rewards.max() >= 1 for rewards in own]))
     assert found["mixed_groups"] == pytest.approx(numpy.mean([rewards.max() > rewards.min() for rewards in own]))
     assert found["entropy"] == pytest.approx(entropy[mask].mean()) and found["finished"] == pytest.approx(record["finished"].mean())
+
+
+def test_a_rollout_in_which_nothing_teaches_is_told() -> None:
+    unsolved = LOCKS.replace("vocabulary: 3", "vocabulary: 40").replace("DRAWN", "informative(policy, tasks, group: 2, prompts: 2, batches: 2)")
+    found = [event.metrics for event in run(unsolved.replace("minibatches: 2", "minibatches: 1")) if isinstance(event, UnitDone)]
+    assert [metrics["samples"] for metrics in found] == [0] * 6 and all("reward" not in metrics for metrics in found)
 
 
 def test_several_records_go_by_their_names() -> None:
@@ -87,7 +94,7 @@ pipeline locks {
 }
 """
 WATCHED = {
-    "reward", "reward_std", "pass_at_4", "mixed_groups", "length", "finished", "entropy", "ratio_mean", "ratio_least", "ratio_most", "clip_low",
+    "samples", "reward", "reward_std", "pass_at_4", "mixed_groups", "length", "finished", "entropy", "ratio_mean", "ratio_least", "ratio_most", "clip_low",
     "clip_high", "drift", "credited", "clip_norm.gradient_norm",
 }  # fmt: skip
 
