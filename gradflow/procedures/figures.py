@@ -34,8 +34,9 @@ def _is_rollout(record: Mapping[str, Tensor]) -> bool:
 
 
 def figures(record: Mapping[str, Tensor]) -> dict[str, float]:
-    """Of one record: how many samples there are (none, and no more is known, where a selection left nothing to learn from), reward and its spread, the share of prompts with a right answer among their k (pass@k) and with rewards that differ, how long
-    responses are, and where it is known how many ended by themselves and the entropy of the policy that drew, in nats a token.
+    """Of one record: how many samples there are, reward and its spread, the share of prompts with a right answer among their k (pass@k) and with
+    rewards that differ, how long responses are, and where it is known how many ended by themselves and the entropy of the policy that drew, in nats
+    a token. Where a selection left no sample, that is all there is to say.
     """
     reward, group, mask = record["reward"].double(), record["group"], record["mask"]
     if reward.ndim != 1:

@@ -94,8 +94,8 @@ pipeline locks {
 }
 """
 WATCHED = {
-    "samples", "reward", "reward_std", "pass_at_4", "mixed_groups", "length", "finished", "entropy", "ratio_mean", "ratio_least", "ratio_most", "clip_low",
-    "clip_high", "drift", "credited", "clip_norm.gradient_norm",
+    "samples", "reward", "reward_std", "pass_at_4", "mixed_groups", "length", "finished", "entropy", "ratio_mean", "ratio_least", "ratio_most",
+    "clip_low", "clip_high", "drift", "credited", "clip_norm.gradient_norm",
 }  # fmt: skip
 
 
