@@ -73,12 +73,12 @@ def pretrained(program: Program) -> bool:
     return any(plan.spec.name == "smollm2" or plan.spec.size >= 10**8 for plan in program.models.values())
 
 
-SMALL = sorted(name for name, program in shipped().items() if not pretrained(program))
-
-
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_pipeline_can_be_walked_through(name: str) -> None:
-    program, cost = shipped()[name], cost_of(name)
+    program = shipped()[name]
+    if pretrained(program):
+        pytest.skip("its weights need not be installed here")
+    cost = cost_of(name)
     assert cost.complete, cost.notes
     assert cost.peak >= parameter_bytes(program) + state_bytes(program)
     assert cost.parameter_bytes == parameter_bytes(program) and cost.state_bytes == state_bytes(program)

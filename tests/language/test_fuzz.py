@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,6 @@ from gradflow.language.source import Source
 from tests.language.corpus import sources
 
 TOKENS = re.compile(r'"[^"\n]*"|#[^\n]*|\w+|<-|->|=>|\.\.|[ \t]+|\n|.')
-DEFINITIONS = [source.text[item.span.offset : item.span.end] for source in sources() for item in parse(source).items if item.span.length < 1500]
 WORDS = [
     *("function", "update", "pipeline", "state", "input", "minimize", "when", "repeat", "train", "every", "on", "over", "as", "=", "~"),
     *("<-", "->", "=>", "(", ")", "[", "]", "{", "}", ":", ",", ";", ".", "..", "|", "+", "-", "*", "/", "^", "1", "2.5", "10%", "4GB"),
@@ -25,6 +25,11 @@ WORDS = [
 ]
 TERMINALS = re.compile(r"__ANON|_NL|\$END|LPAR|RSQB|LBRACE|RULE|Token")
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@cache
+def definitions() -> list[str]:
+    return [source.text[item.span.offset : item.span.end] for source in sources() for item in parse(source).items if item.span.length < 1500]
 
 
 def check_text(text: str) -> None:
@@ -82,7 +87,7 @@ def test_any_expression(text: str) -> None:
 @given(st.data())
 def test_mutated_tokens(data: st.DataObject) -> None:
     """Tokens of a good definition deleted, doubled, swapped, or replaced by others."""
-    tokens = TOKENS.findall(data.draw(st.sampled_from(DEFINITIONS)))
+    tokens = TOKENS.findall(data.draw(st.sampled_from(definitions())))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(tokens) - 1))
         kind = data.draw(st.sampled_from(["delete", "double", "swap", "replace", "remark"]))
@@ -103,7 +108,7 @@ def test_mutated_tokens(data: st.DataObject) -> None:
 @quick
 @given(st.data())
 def test_mutated_characters(data: st.DataObject) -> None:
-    text = data.draw(st.sampled_from(DEFINITIONS))
+    text = data.draw(st.sampled_from(definitions()))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(text) - 1))
         text = text[:place] + data.draw(st.sampled_from(["", text[place] * 2, "\n", "(", "}", "#", '"', " ", "é", "\t"])) + text[place + 1 :]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 
-from gradflow.compiler import build, pipelines_of
+from gradflow.compiler import build
 from gradflow.language.source import Source
 from gradflow.passes.scope import Module, module, standard_files
 from gradflow.plan.program import Program
@@ -27,16 +29,34 @@ pipeline looped(rate: real > 0 = 0.1, rule: update = sgd(lr: rate), none_here: r
 """
 
 
+class Shipped(Mapping[str, Program]):
+    """FILE:pipeline -> its program, elaborated when it is first asked for; the names cost no parsing."""
+
+    def __init__(self) -> None:
+        self.homes = {path.stem: module(path) for path in standard_files()}
+        self.names = [
+            f"{stem}:{name}" for stem, home in self.homes.items() for name in re.findall(r"^pipeline (\w+)", home.source.text, re.MULTILINE)
+        ]
+        self.built: dict[str, Program] = {}
+
+    def __getitem__(self, name: str) -> Program:
+        if name not in self.built:
+            stem, _, pipeline = name.partition(":")
+            program, diagnostics = build(self.homes[stem], pipeline)
+            assert program is not None, diagnostics
+            self.built[name] = program
+        return self.built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 @cache
-def shipped() -> dict[str, Program]:
-    found = {}
-    for path in standard_files():
-        home = module(path)
-        for name in pipelines_of(home):
-            program, _ = build(home, name)
-            if program is not None:
-                found[f"{path.stem}:{name}"] = program
-    return found
+def shipped() -> Shipped:
+    return Shipped()
 
 
 def of(text: str) -> Program:
