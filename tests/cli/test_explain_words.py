@@ -7,7 +7,7 @@ import pytest
 from gradflow.cli.words import FIELDS, WORDS
 from gradflow.library.catalogue import catalogue
 from gradflow.library.rollouts import sample_fields
-from gradflow.passes.pipelines import SETTINGS
+from gradflow.passes.training import SETTINGS
 from tests.cli.conftest import Run
 
 

@@ -34,9 +34,8 @@ class Shipped(Mapping[str, Program]):
 
     def __init__(self) -> None:
         self.homes = {path.stem: module(path) for path in standard_files()}
-        self.names = [
-            f"{stem}:{name}" for stem, home in self.homes.items() for name in re.findall(r"^pipeline (\w+)", home.source.text, re.MULTILINE)
-        ]
+        pipelines = re.compile(r"^pipeline (\w+)", re.MULTILINE)
+        self.names = [f"{stem}:{name}" for stem, home in self.homes.items() for name in pipelines.findall(home.source.text)]
         self.built: dict[str, Program] = {}
 
     def __getitem__(self, name: str) -> Program:
