@@ -55,6 +55,7 @@ def definitions() -> Iterator[Entry]:
     """Of every shipped spec that parses."""
     from gradflow.language.diagnostics import GradflowError
     from gradflow.passes.scope import module, standard_files
+    from gradflow.passes.words import expression_text
 
     for path in standard_files():
         try:
@@ -62,7 +63,8 @@ def definitions() -> Iterator[Entry]:
         except GradflowError:
             continue
         for definition in found.tree.definitions:
-            yield Entry(definition.kind, definition.name, signature(definition), definition.text("doc"), f"{path.parent.name}/{path.stem}")
+            said = definition.text("doc") or (f"= {expression_text(definition.value)}" if definition.value is not None else "")
+            yield Entry(definition.kind, definition.name, signature(definition), said, f"{path.parent.name}/{path.stem}")
 
 
 def signature(definition: s.Definition) -> str:
