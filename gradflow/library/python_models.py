@@ -24,7 +24,7 @@ class NotAllowed(ValueError):
     fix = "read that code; then `--allow-python`, or `gradflow.compile(.., allow_python=True)`"
 
     def __init__(self) -> None:
-        super().__init__("this spec calls Python code of yours, which has to be allowed")
+        super().__init__("this spec calls Python code of yours, which only `--allow-python` allows")
 
 
 _allowed: ContextVar[bool] = ContextVar("gradflow_allow_python", default=False)

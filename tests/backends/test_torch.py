@@ -169,7 +169,7 @@ def test_a_lazy_choice_computes_only_what_it_takes(host: bool) -> None:
     assert lowered.source.count("linalg(") == 1 and len(re.findall(r"if .*:", lowered.source)) <= 2
     got = lowered(tensors(m.inputs, torch.float64))
     assert torch.equal(got["b"], -got["a"])
-    with pytest.raises(torch.linalg.LinAlgError):
+    with pytest.raises(ValueError, match="`eigenvalues` of a matrix with entries that are not finite"):
         lowered(tensors(m.inputs, torch.float64) | {("clock", "t"): 6, ("input", "c"): 6.0})
 
 
