@@ -27,16 +27,20 @@ SHAPES: tuple[tuple[tuple[tuple[int, tuple[int, ...]], ...], str], ...] = (
 
 
 def difference(layout: Region, sees: Region) -> str:
-    """What a schedule changes; empty if it is exact."""
-    from gradflow.backends.reference import lower
+    """What a schedule changes, or what of it cannot be computed; empty if it is exact."""
+    from gradflow.backends.reference import EvaluationError, lower
 
     run, look = lower(layout), lower(sees)
     for groups, padded in SHAPES:
         for shuffled in (False, True):
             record = example(groups, padded, shuffled)
             given: dict[tuple[str, ...], Any] = {("input", name): value for name, value in record.items()}
-            rows: Any = run(given)
-            found = wrong({name: rows[name] for name in RESULTS}, look(given)["visible"], record)
+            try:
+                rows: Any = run(given)
+                visible = look(given)["visible"]
+            except EvaluationError as error:
+                return f"at {error.span.line}:{error.span.column}, `{error.op}` cannot be computed: {error.reason}"
+            found = wrong({name: rows[name] for name in RESULTS}, visible, record)
             if found:
                 return found
     return ""

@@ -178,6 +178,7 @@ CHANGES = {
     "the prompt is not seen": ("(shared[j] or owner[j] == owner[i])", "owner[j] == owner[i]"),
     "padding is seen": ("filled[j] and ", ""),
     "responses start at zero": ("place  = packed.place", "place  = packed.offset"),
+    "positions cannot be computed": ("place: place, filled", "place: max(prefix, over: [prompt, place]), filled"),
     "positions count on": ("place  = packed.place", "place  = packed.place + where(packed.shared, 0, 1)"),
     "tokens are mixed up": ("word: packed.word", "word: packed.word + where(packed.owner > 0, 1, 0)"),
     "answers are read elsewhere": ("slot: back.slot", "slot: max(back.slot - 1, 0)"),

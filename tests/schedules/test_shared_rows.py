@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradflow.library.causal_models import PretrainedModel, Transformer
+from gradflow.library.causal_models import PretrainedModel, Transformer, like_gpt
+from gradflow.library.networks import build
 from gradflow.library.row_attention import attend, blocks_of, eager, fused, written_out
 from gradflow.runtime.devices import dropout_of
 from gradflow.schedules import rows as module
@@ -30,8 +31,7 @@ def shapes(draw: Any) -> tuple[list[int], list[list[int]], int, bool]:
 
 
 def transformer(heads: int = 2) -> Transformer:
-    torch.manual_seed(0)
-    return Transformer(WORDS, 2, 8, heads, 16, True).double()
+    return build(lambda: Transformer(WORDS, 2, 8, heads, 16, True), 0, like_gpt(2)).double()  # type: ignore[return-value]
 
 
 def llama(kind: str, attention: str, **more: Any) -> PretrainedModel:
