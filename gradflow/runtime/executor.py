@@ -247,9 +247,9 @@ class Run:
                 raise over
             self.clocks.t += plan.stride
             yield from self._unit(plan)
-            asked = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
+            wanted = any(every.periodic.checkpoint and plan.fired(every, self.clocks.t) for every in plan.periodic)
             with failures(plan.phase.span):
-                self._halted, due = self.ranks.agree(self.stopping, asked or self.saver.overdue)
+                self._halted, due = self.ranks.agree(self.stopping, wanted or self.saver.overdue)
             if due:
                 yield from self.saver.write(plans)
         if plan.phase.final is not None and not self.closed:
@@ -398,7 +398,6 @@ class Run:
             read = asked(Region((("", node),)).sources(), block.calls)[1]
             return all(kind != "held" or tuple(path) in self.held or (kind, *path) in self.world.texts for kind, *path in read)
 
-        region = block.region
         key = id(region)
         if key not in self._available:
             results = tuple((name, node) for name, node in region.results if known(node))
